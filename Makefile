@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+# The one front door. Every path is relative to this folder, so the folder's own name may hold a space.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+PY := .venv/bin/python
+C_WARNINGS := -std=gnu11 -O2 -D_GNU_SOURCE -Wall -Wextra -Wconversion -Wshadow -Werror
+
+.PHONY: demo test check bench lint sanitize proto setup setup-test help clean
+
+demo: setup ## Set up, start a daemon, copy, mirror, pivot and verify a real disk chain
+	@$(PY) server/packaging/demo.py
+
+test: lint sanitize ## Everything that CI runs: lint, the C core under sanitizers, every test
+	@$(PY) -m pytest
+
+check: setup-test ## The fast tests and the C core's own; under five minutes
+	@tests/engine/core/run.sh
+	@$(PY) -m pytest -n 2 -m "not slow and not live"
+
+bench: setup-test ## Copying speed beside qemu-img's
+	@$(PY) tests/bench/run.py
+
+lint: setup-test ## Style, types, import contracts, the proto rules, C warnings as errors
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy
+	@.venv/bin/lint-imports
+	@proto/lint.sh
+	@server/packaging/check_generated.sh
+	@gcc $(C_WARNINGS) -fsyntax-only engine/virtblock/engine/core/*.c
+
+sanitize: setup-test ## The C core's tests under AddressSanitizer and UndefinedBehaviorSanitizer
+	@SANITIZE=address,undefined tests/engine/core/run.sh
+
+proto: setup-test ## Generate the checked-in stubs anew from proto/virtblock/v1
+	@proto/generate.sh
+
+setup: ## Make .venv with what the demo needs (done by the other targets)
+	@server/packaging/bootstrap.sh demo
+
+setup-test: ## Make .venv with what the tests need; installs Debian packages when run as root
+	@server/packaging/bootstrap.sh test
+
+help: ## This list
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1\t\2/p' Makefile | column -t -s $$'\t'
+
+clean: ## Remove everything that the build and the checks made, .venv included
+	@rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache virtblock.egg-info
+	@find engine -name '*.so' -delete

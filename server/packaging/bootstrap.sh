@@ -1,0 +1,148 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# Makes `.venv` in the project's root what `make demo` or `make test` needs, and nothing when it already is.
+#
+#   server/packaging/bootstrap.sh demo   compiler and libraries; the server and the command line
+#   server/packaging/bootstrap.sh test   also qemu, libvirt, file system tools; the test and lint tools
+#
+# Three steps, each skipped when there is nothing to do: Debian packages, Python packages, the extension module.
+# A step's stamp is written after the step, so an interrupted run is taken up again. Every path is relative to the
+# root: the root may hold a space.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+LEVEL="${1:?usage: bootstrap.sh demo|test}"
+PYTHON_OLDEST="3.11"
+# `a|b`: any of them will do, and the first is installed when none is there.
+DEMO_PACKAGES="build-essential zlib1g-dev libzstd-dev libxxhash-dev"
+TEST_PACKAGES="qemu-utils qemu-system-x86 qemu-system-common qemu-block-extra seabios libvirt-dev libvirt-daemon-system
+    libvirt-clients pkg-config|pkgconf xfsprogs e2fsprogs util-linux mount strace clang libclang-rt-dev|libclang-rt-14-dev"
+
+case "$LEVEL" in
+    demo) PACKAGES="$DEMO_PACKAGES" EXTRAS="server,cli" ;;
+    test) PACKAGES="$DEMO_PACKAGES $TEST_PACKAGES" EXTRAS="server,cli,libvirt,test,lint,bench" ;;
+    *) echo "bootstrap.sh: unknown level '$LEVEL', expected demo or test" >&2; exit 2 ;;
+esac
+
+say() { printf '\033[1m==>\033[0m %s\n' "$*"; }
+digest() { sha256sum | cut -d ' ' -f 1; }
+
+# Sets PYTHON to the first interpreter that is new enough and can make a venv and compile an extension; else fails.
+find_python() {
+    local candidate
+    for candidate in python3 python3.14 python3.13 python3.12 python3.11 /usr/bin/python3; do
+        if "$candidate" - "$PYTHON_OLDEST" >/dev/null 2>&1 <<'PROBE'; then
+import ensurepip, os, sys, sysconfig, venv
+oldest = tuple(map(int, sys.argv[1].split(".")))
+header = os.path.join(sysconfig.get_path("include"), "Python.h")
+sys.exit(not (sys.version_info >= oldest and os.path.exists(header)))
+PROBE
+            PYTHON="$candidate"
+            return 0
+        fi
+    done
+    return 1
+}
+
+# Prints those of the given packages that dpkg does not have installed.
+missing_packages() {
+    local installed entry choice
+    installed=" $(dpkg-query -W -f='${db:Status-Status}=${Package} ' 2>/dev/null | tr ' ' '\n' |
+        sed -n 's/^installed=//p' | tr '\n' ' ')"
+    for entry in "$@"; do
+        for choice in ${entry//|/ }; do
+            case "$installed" in *" $choice "*) continue 2 ;; esac
+        done
+        echo "${entry%%|*}"
+    done
+}
+
+# Services of freshly installed packages (libvirtd) are not started: the tests start what they need themselves.
+install_packages() {
+    say "installing Debian packages: $*"
+    if [ "$(id -u)" != 0 ]; then
+        echo "These packages are missing and installing them needs root. Run this, then the same make again:" >&2
+        echo "  sudo apt-get update && sudo apt-get install --no-install-recommends -y $*" >&2
+        exit 1
+    fi
+    local policy=/usr/sbin/policy-rc.d
+    if [ ! -e "$policy" ]; then
+        trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+        printf '#!/bin/sh\nexit 101\n' >"$policy"
+        chmod 755 "$policy"
+    fi
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -q
+    apt-get install -q -y --no-install-recommends "$@" </dev/null
+}
+
+system_packages() {
+    local missing
+    if ! command -v dpkg-query >/dev/null; then
+        find_python || { echo "bootstrap.sh: needs Python $PYTHON_OLDEST or newer with venv and headers" >&2; exit 1; }
+        say "not a Debian system; taking for granted the like of: ${PACKAGES//$'\n'/ }"
+        return
+    fi
+    # Word splitting makes the list.
+    # shellcheck disable=SC2086
+    missing="$(missing_packages $PACKAGES)"
+    find_python || missing="$missing python3 python3-venv python3-dev"
+    # shellcheck disable=SC2086
+    [ -z "$missing" ] || install_packages $missing
+    find_python || {
+        echo "bootstrap.sh: no Python $PYTHON_OLDEST or newer with venv and headers, not even after installing Debian's" >&2
+        exit 1
+    }
+}
+
+python_packages() {
+    local wanted stamp=".venv/.stamp-$LEVEL"
+    # An editable install maps the packages that exist when it is made; so the list of packages is part of the stamp.
+    # So is the folder: a venv does not survive being moved.
+    wanted="$({
+        pwd
+        "$PYTHON" -c 'import sys; print(sys.executable, sys.version)'
+        cat pyproject.toml server/packaging/constraints.txt
+        find engine server clients proto -path '*/virtblock/*' -name __init__.py | LC_ALL=C sort
+    } | digest)"
+    [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ] || return 0
+
+    say "installing Python packages into .venv (extras: $EXTRAS)"
+    if ! .venv/bin/python -c 'import pip' 2>/dev/null || [ "$(cat .venv/.root 2>/dev/null)" != "$PWD" ]; then
+        "$PYTHON" -m venv --clear .venv
+        pwd >.venv/.root
+    fi
+    local pip=(.venv/bin/python -m pip install -q --disable-pip-version-check -c server/packaging/constraints.txt)
+    "${pip[@]}" setuptools cython
+    # Without isolation the build takes the setuptools and Cython that are pinned.
+    "${pip[@]}" --no-build-isolation -e ".[$EXTRAS]"
+    extension_digest >.venv/.stamp-extension
+    echo "$wanted" >"$stamp"
+}
+
+extension_digest() {
+    {
+        cat setup.py
+        find engine/virtblock/engine -name '*.pyx' -o -name '*.pxd' -o -name '*.c' -o -name '*.h' |
+            LC_ALL=C sort | xargs -r -d '\n' sha256sum
+    } | digest
+}
+
+extension_module() {
+    local wanted
+    wanted="$(extension_digest)"
+    [ "$(cat .venv/.stamp-extension 2>/dev/null)" != "$wanted" ] || return 0
+    say "building the extension module"
+    .venv/bin/python setup.py -q build_ext --inplace
+    echo "$wanted" >.venv/.stamp-extension
+}
+
+# Two makes in one tree wait for each other instead of installing over each other.
+mkdir -p build
+exec 9>build/bootstrap.lock
+flock 9
+PYTHON=""
+system_packages
+python_packages
+extension_module
