@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The copy engine: images, dirty bitmaps and copying, without gRPC, libvirt or domains.
+
+Owns the Python face of the C core in `core/`. Importing it loads no gRPC and starts no thread.
+"""
+
+from __future__ import annotations
+
+from virtblock.engine._core import (
+    CELL_COPYING,
+    CELL_DIRTY_AGAIN,
+    CELL_DONE,
+    CELL_FAILED,
+    CELL_TODO,
+    CELL_ZERO,
+    Bitmap,
+    Chain,
+    Copy,
+    CopyProgress,
+    EngineError,
+    ImageInfo,
+    ImageWriter,
+    PathPolicy,
+    compare,
+    create_image,
+    inspect,
+    probe,
+    resize_image,
+)
+
+__all__ = [
+    "CELL_COPYING",
+    "CELL_DIRTY_AGAIN",
+    "CELL_DONE",
+    "CELL_FAILED",
+    "CELL_TODO",
+    "CELL_ZERO",
+    "Bitmap",
+    "Chain",
+    "Copy",
+    "CopyProgress",
+    "EngineError",
+    "ImageInfo",
+    "ImageWriter",
+    "PathPolicy",
+    "compare",
+    "create_image",
+    "inspect",
+    "probe",
+    "resize_image",
+]

@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The engine's compiled module: what `virtblock.engine` offers to Python.
+
+Thin: each call checks its arguments, leaves Python's lock around one call of the C core, and turns a failure into `EngineError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, Literal, final
+
+ImageFormat = Literal["raw", "qcow2"]
+CopyMode = Literal["full", "top"]
+ErrorKind = Literal[
+    "system",
+    "invalid",
+    "format",
+    "unsupported",
+    "denied",
+    "locked",
+    "backing",
+    "backing-format",
+    "size",
+    "space",
+    "cancelled",
+    "memory",
+    "exists",
+    "same-file",
+    "internal",
+]
+CopyPhase = Literal["new", "planning", "copying", "flushing", "done", "failed"]
+
+CELL_TODO: Final = 1
+CELL_COPYING: Final = 2
+CELL_DONE: Final = 3
+CELL_ZERO: Final = 4
+CELL_DIRTY_AGAIN: Final = 5
+CELL_FAILED: Final = 6
+
+class EngineError(Exception):
+    """Any failure of the engine.
+
+    `str(error)` is one sentence with the place and the reason, e.g. `L2 entry 7 is not aligned: '/d/a.qcow2' at offset 65592`
+    or `Cannot open image: '/d/x': No such file or directory`.
+    """
+
+    kind: ErrorKind
+    errno: int  # 0 if no system call failed
+    path: str  # "" if no file is concerned
+    offset_bytes: int  # -1 if it does not apply
+    reason: str  # the sentence without path, offset and strerror
+    def __init__(
+        self, kind: ErrorKind, reason: str, *, errno: int = 0, path: str = "", offset_bytes: int = -1
+    ) -> None: ...
+
+@final
+class PathPolicy:
+    """Which files may be opened: beneath `folders` only, every link resolved; with none, any."""
+
+    def __init__(self, folders: Sequence[str] = ()) -> None: ...
+    @property
+    def folders(self) -> tuple[str, ...]: ...
+    def check(self, path: str) -> str:
+        """Returns the resolved path of an existing or future file; EngineError `denied` outside the folders."""
+
+@final
+class ImageInfo:
+    """What one image says of itself. Immutable."""
+
+    path: str  # absolute, links resolved
+    format: ImageFormat
+    virtual_size_bytes: int
+    allocated_bytes: int  # what the file occupies
+    file_size_bytes: int  # the file's length, or the block device's
+    backing_path: str | None  # as recorded
+    backing_format: str | None  # as recorded
+    cluster_size_bytes: int  # 0 for raw
+    version: int  # qcow2: 2 or 3; 0 for raw
+    compression: Literal["zlib", "zstd"]
+    refcount_bits: int
+    snapshot_count: int
+    is_dirty: bool
+    is_corrupt: bool
+    is_block_device: bool
+    device: int
+    inode: int
+
+def probe(path: str, policy: PathPolicy) -> ImageFormat:
+    """Format by the first bytes. Only for REUSE_EXT: probing trusts what a guest may have written."""
+
+def inspect(path: str, format: ImageFormat, policy: PathPolicy) -> ImageInfo:
+    """Opens one image alone, without lock and without its backing file."""
+
+@final
+class Chain:
+    """An open backing chain, read only, locked as QEMU's readers lock. A context manager."""
+
+    def __init__(
+        self,
+        layers: Sequence[tuple[str, ImageFormat]],
+        policy: PathPolicy,
+        *,
+        terminated: bool = False,
+        lock: bool = True,
+    ) -> None:
+        """`layers[0]` is the top; the others are what the domain's definition says of the images below (see core/image.h).
+
+        `terminated`: the last one given is the bottom, nothing below it is followed.
+        """
+
+    @property
+    def layers(self) -> tuple[ImageInfo, ...]: ...
+    @property
+    def size_bytes(self) -> int: ...
+    def read(self, offset_bytes: int, length_bytes: int) -> bytes:
+        """What the guest would read. For tools and tests, not for copying."""
+
+    def map(self, mode: CopyMode = "full") -> list[tuple[int, int, str, int]]:
+        """The plan as (start_bytes, length_bytes, "data" | "compressed" | "zero", layer_index)."""
+
+    def required_bytes(self, format: ImageFormat, mode: CopyMode = "full", cluster_size_bytes: int = 65536) -> int:
+        """Upper bound of what a new destination occupies."""
+
+    def close(self) -> None: ...
+    def __enter__(self) -> Chain: ...
+    def __exit__(self, *_: object) -> None: ...
+
+def create_image(
+    path: str,
+    format: ImageFormat,
+    size_bytes: int,
+    policy: PathPolicy,
+    *,
+    backing_path: str | None = None,
+    backing_format: str | None = None,
+    cluster_size_bytes: int = 65536,
+) -> None:
+    """Makes an empty image (mode 0600), durable and at once: PATH must not exist. The backing file is recorded, not opened."""
+
+def resize_image(path: str, format: ImageFormat, size_bytes: int, policy: PathPolicy) -> None: ...
+@final
+class ImageWriter:
+    """Writes into an image that nothing else uses, under the writer lock: raw anywhere, qcow2 in whole clusters."""
+
+    def __init__(self, path: str, format: ImageFormat, policy: PathPolicy) -> None: ...
+    def write(self, offset_bytes: int, data: bytes | bytearray | memoryview) -> None: ...
+    def zero(self, offset_bytes: int, length_bytes: int) -> None: ...
+    def close(self) -> None:
+        """Writes the metadata and syncs. An image that was not closed may leak clusters but reads right."""
+
+    def __enter__(self) -> ImageWriter: ...
+    def __exit__(self, *_: object) -> None: ...
+
+@final
+class CopyProgress:
+    """One consistent-enough snapshot of a running copy; all values only for show but `remaining_bytes == 0` with `done`."""
+
+    phase: CopyPhase
+    paused: bool
+    size_bytes: int
+    total_bytes: int  # what the plan has to move; 0 until planned
+    moved_bytes: int
+    remaining_bytes: int
+    read_bytes: int
+    written_bytes: int
+    zero_bytes: int
+    elapsed_ns: int
+    bandwidth_bytes_per_s: int
+
+@final
+class Copy:
+    """One copy of a chain to one destination.
+
+    The constructor opens, checks and locks the destination (and creates an empty file for a new one); `run` does the work and blocks without
+    Python's lock; the other methods may be called from any thread. The chain must stay open. Rules: core/writer.h, core/copy.h.
+    """
+
+    def __init__(
+        self,
+        source: Chain,
+        destination_path: str,
+        destination_format: ImageFormat,
+        policy: PathPolicy,
+        *,
+        mode: CopyMode = "full",
+        reuse: bool = False,
+        backing_path: str | None = None,  # new qcow2 in mode "top": recorded as given
+        backing_format: str | None = None,
+        cluster_size_bytes: int = 0,  # 0: the source's, 64 KiB if it has none
+        bandwidth_bytes_per_s: int = 0,
+        granule_bytes: int = 0,
+        lane_count: int = 0,
+        check_space: bool = True,
+        durable: bool = True,
+    ) -> None: ...
+    def run(self) -> None:
+        """Returns when the destination is complete and durable. EngineError otherwise; kind `cancelled` after `cancel`."""
+
+    def cancel(self) -> None: ...
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+    def set_bandwidth(self, bytes_per_s: int) -> None: ...
+    def progress(self) -> CopyProgress: ...
+    def map(self, cell_count: int) -> bytes:
+        """One CELL_* value per cell, the disk cut into cells of equal width."""
+
+    def close(self) -> None:
+        """Frees; unpublished new destinations lose their partial file. Drops the destination's lock."""
+
+def compare(left: Chain, right: Chain) -> int | None:
+    """Offset of the first byte in which two disks of one size differ; None when they read the same."""
+
+@final
+class Bitmap:
+    """The dirty bitmap, for tests and tools (core/bitmap.h)."""
+
+    def __init__(self, size_bytes: int, granule_bytes: int = 65536) -> None: ...
+    @property
+    def granule_bytes(self) -> int: ...
+    @property
+    def dirty_bytes(self) -> int: ...
+    @property
+    def in_flight_bytes(self) -> int: ...
+    def set(self, start_bytes: int, length_bytes: int) -> None: ...
+    def clear(self, start_bytes: int, length_bytes: int) -> None: ...
+    def get(self, offset_bytes: int) -> bool: ...
+    def claim(self, cursor_bytes: int, max_bytes: int, align_bytes: int) -> tuple[int, int, int] | None:
+        """(start, length, new cursor) of a claimed run, or None."""
+
+    def release(self, start_bytes: int, length_bytes: int, moved: bool) -> None: ...
+    def serialize(self) -> bytes: ...
+    def deserialize(self, data: bytes) -> None: ...

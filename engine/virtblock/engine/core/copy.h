@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * One copy: plan, split, lanes, account, flush, publish.
+ *
+ * Owns: the lanes (threads) of one copy and its control. Roles: plan.c resolves, this file's split claims chunks from the dirty
+ * bitmap, lanes read, decode, scan for zeros and write, account counts, publish ends. Lanes run without any lock of Python's.
+ * Invariants: vb_copy_run is called once; control functions may be called from any thread at any time between new and free; the
+ * first error of any lane ends the copy and is the one reported; whatever ends it, dirty + in flight still covers all that
+ * is not on the destination. vb_copy_run returns success only after the destination was published (all bytes there and synced).
+ */
+#ifndef VB_COPY_H
+#define VB_COPY_H
+
+#include "bitmap.h"
+#include "plan.h"
+#include "writer.h"
+
+#define VB_CHUNK_BYTES (256u * 1024)   /* a lane's buffer: fits the second-level cache with room for the kernel's pages */
+
+struct vb_copy_options {
+	enum vb_plan_mode mode;
+	uint64_t bandwidth_bytes_per_s;   /* 0: unlimited */
+	uint32_t granule_bytes;           /* 0: default; raised to the destination's cluster */
+	uint32_t lane_count;              /* 0: by the number of cores */
+	bool check_space;                 /* refuse before copying when the file system has not enough room */
+};
+
+enum vb_copy_phase { VB_COPY_NEW = 0, VB_COPY_PLANNING, VB_COPY_COPYING, VB_COPY_FLUSHING, VB_COPY_DONE, VB_COPY_FAILED };
+
+struct vb_copy_progress {
+	enum vb_copy_phase phase;
+	bool paused;
+	uint64_t size_bytes;         /* virtual size */
+	uint64_t total_bytes;        /* what the plan has to move; 0 until planned */
+	uint64_t moved_bytes;        /* of total: done, by granule */
+	uint64_t remaining_bytes;    /* dirty + in flight */
+	uint64_t read_bytes;
+	uint64_t written_bytes;      /* data put on the destination */
+	uint64_t zero_bytes;         /* found or known zero and not written as data */
+	uint64_t elapsed_ns;
+	uint64_t bandwidth_bytes_per_s;
+};
+
+struct vb_copy;
+
+/* Takes neither chain nor writer over; both must outlive the copy. */
+struct vb_copy *vb_copy_new(const struct vb_chain *source, struct vb_writer *destination, const struct vb_copy_options *options,
+			    struct vb_error *error);
+/* Blocks until the copy ends. 0: published. Negative: error filled (VB_ERROR_CANCELLED after vb_copy_cancel). */
+int vb_copy_run(struct vb_copy *copy, struct vb_error *error);
+void vb_copy_cancel(struct vb_copy *copy);
+void vb_copy_pause(struct vb_copy *copy);
+void vb_copy_resume(struct vb_copy *copy);
+void vb_copy_set_bandwidth(struct vb_copy *copy, uint64_t bandwidth_bytes_per_s);
+void vb_copy_progress(const struct vb_copy *copy, struct vb_copy_progress *progress);
+
+/* One byte per cell: the state that most needs showing. */
+enum vb_cell_state { VB_CELL_TODO = 1, VB_CELL_COPYING = 2, VB_CELL_DONE = 3, VB_CELL_ZERO = 4, VB_CELL_DIRTY_AGAIN = 5, VB_CELL_FAILED = 6 };
+void vb_copy_map(const struct vb_copy *copy, uint8_t *cells, size_t cell_count);
+void vb_copy_free(struct vb_copy *copy);
+
+/* Compares what two chains read as. 1: equal; 0: differ, *offset_bytes is the first differing byte (a size difference is an error of kind
+ * SIZE unless the longer one's rest is zeros and `pad`); negative: error. */
+int vb_compare(const struct vb_chain *left, const struct vb_chain *right, bool pad, uint64_t *offset_bytes,
+	       const bool *cancelled, struct vb_error *error);
+
+#endif

@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Destinations. One struct of operations, one file per kind: new raw, new qcow2 (linear), existing raw, existing qcow2 (in place).
+ *
+ * Owns: everything that writes. Invariants:
+ * - A new destination is filled under the name PATH.virtblock-partial in the same folder and renamed over PATH by publish(), after
+ *   its data and metadata are durable; until then PATH itself is absent or an empty file. So whatever dies, PATH never opens as a good
+ *   image that is not complete.
+ * - An existing qcow2 is marked unfinished (its magic replaced by VB_UNFINISHED_MAGIC) durably before its first change, and gets its
+ *   magic back as the last, durable step of publish(). An existing raw file carries VB_UNFINISHED_TRAILER, 512 bytes behind its
+ *   virtual size, from before the first change until publish(). Both marks are recognised and taken over when such a destination is
+ *   reused again. A block device cannot be marked.
+ * - write() and zero() are called by many lanes at once, never twice at once for one unit; ranges are unit aligned but at the
+ *   end of the disk.
+ */
+#ifndef VB_WRITER_H
+#define VB_WRITER_H
+
+#include "image.h"
+#include "plan.h"
+
+#define VB_PARTIAL_SUFFIX ".virtblock-partial"
+#define VB_UNFINISHED_MAGIC 0x56427066u                       /* "VBpf" where qcow2 has "QFI\xfb" */
+#define VB_UNFINISHED_TRAILER "virtblock: unfinished copy\n"  /* zero padded to 512 bytes */
+
+enum vb_preallocation { VB_PREALLOCATION_OFF = 0, VB_PREALLOCATION_METADATA = 1, VB_PREALLOCATION_FALLOC = 2, VB_PREALLOCATION_FULL = 3 };
+
+struct vb_destination_spec {
+	const char *path;
+	enum vb_format format;
+	bool reuse;                       /* the file exists and is kept (REUSE_EXT, or a block device) */
+	uint64_t virtual_size_bytes;
+	const char *backing_path;         /* new qcow2 in top mode: recorded as given; NULL otherwise */
+	const char *backing_format;
+	uint32_t cluster_size_bytes;      /* new qcow2: 512 to 2 MiB */
+	bool durable;                     /* sync before publish and after; false only for throw-away copies */
+};
+
+struct vb_writer;
+
+struct vb_writer_ops {
+	/* Fixes the layout from the plan and makes room. Called once, before any write. */
+	int (*prepare)(struct vb_writer *writer, const struct vb_plan *plan, struct vb_error *error);
+	/* Puts `length` bytes at guest offset `start`. */
+	int (*write)(struct vb_writer *writer, uint64_t start_bytes, const void *buffer, size_t length, struct vb_error *error);
+	/* Makes the range read as zeros. */
+	int (*zero)(struct vb_writer *writer, uint64_t start_bytes, uint64_t length_bytes, struct vb_error *error);
+	/* Hint: early write-back of what was written. May be NULL. */
+	void (*write_back)(struct vb_writer *writer);
+	/* All data is written: metadata, syncs, and the name or mark that makes it a good image. After success the destination is
+	 * complete and durable and stays locked until close. */
+	int (*publish)(struct vb_writer *writer, struct vb_error *error);
+	/* Releases everything. An unpublished new destination loses its partial file; PATH itself is never deleted. */
+	void (*close)(struct vb_writer *writer);
+};
+
+struct vb_writer {
+	const struct vb_writer_ops *ops;
+	struct vb_file file;            /* what is written (the partial file of a new destination) */
+	struct vb_destination_spec spec;
+	uint32_t unit_bytes;            /* ranges are multiples of this: cluster for qcow2, 4096 for raw */
+	bool zero_needed;               /* false: unwritten ranges are known to read as zeros (a new file in full mode) */
+	bool published;
+};
+
+/*
+ * Opens and checks a destination, takes the writer lock, changes nothing durable but creating an empty PATH for a new one
+ * (mode 0600; an existing empty PATH keeps owner and mode, and gives them to the new file).
+ * Failures: EXISTS (not reuse, and not empty), SYSTEM with ENOENT (reuse of nothing), SIZE (reuse, virtual sizes differ; a block
+ * device may be larger for raw), LOCKED, DENIED, SAME_FILE (same device and inode as any layer of `source`), FORMAT.
+ */
+struct vb_writer *vb_writer_open(const struct vb_policy *policy, const struct vb_destination_spec *spec,
+				 const struct vb_chain *source, struct vb_error *error);
+
+/* Upper bound of what a new destination will occupy, from the plan (qemu-img measure's "required"). */
+uint64_t vb_writer_required_bytes(const struct vb_plan *plan, enum vb_format format, uint32_t cluster_size_bytes);
+
+/* Makes an empty image: qcow2 version 3, or raw as a sparse file. PATH must not exist. Durable, and atomic by rename. */
+int vb_image_create(const struct vb_policy *policy, const struct vb_destination_spec *spec, struct vb_error *error);
+/* Grows or shrinks the virtual size of a raw or qcow2 image in place (shrink: only raw, VB_ERROR_UNSUPPORTED for qcow2). */
+int vb_image_resize(const struct vb_policy *policy, const char *path, enum vb_format format, uint64_t size_bytes,
+		    struct vb_error *error);
+
+/* Writes into an image that no job uses, for tests, demonstrations and tools: raw, or qcow2 in whole clusters. */
+struct vb_writer *vb_image_open_writable(const struct vb_policy *policy, const char *path, enum vb_format format,
+					 struct vb_error *error);
+
+#endif
