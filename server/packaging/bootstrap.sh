@@ -116,7 +116,8 @@ python_packages() {
     local pip=(.venv/bin/python -m pip install -q --disable-pip-version-check -c server/packaging/constraints.txt)
     "${pip[@]}" setuptools cython
     # Without isolation the build takes the setuptools and Cython that are pinned.
-    "${pip[@]}" --no-build-isolation -e ".[$EXTRAS]"
+    # setuptools warns on every editable install of a namespace; there is nothing to do about it.
+    PYTHONWARNINGS=ignore "${pip[@]}" --no-build-isolation -e ".[$EXTRAS]"
     extension_digest >.venv/.stamp-extension
     echo "$wanted" >"$stamp"
 }
