@@ -26,7 +26,7 @@ lint: setup-test ## Style, types, import contracts, the proto rules, C warnings 
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
-	@.venv/bin/lint-imports
+	@.venv/bin/lint-imports --no-logo
 	@proto/lint.sh
 	@server/packaging/check_generated.sh
 	@gcc $(C_WARNINGS) -fsyntax-only engine/virtblock/engine/core/*.c
