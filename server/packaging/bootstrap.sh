@@ -96,23 +96,27 @@ system_packages() {
     }
 }
 
+# A venv is bound to its folder and to its interpreter: with either changed it is made anew.
+venv() {
+    local wanted
+    wanted="$PWD $("$PYTHON" -c 'import sys; print(sys.executable, sys.version)')"
+    if [ "$(cat .venv/.stamp-venv 2>/dev/null)" != "$wanted" ]; then
+        say "making .venv with $PYTHON"
+        "$PYTHON" -m venv --clear .venv
+        echo "$wanted" >.venv/.stamp-venv
+    fi
+}
+
 python_packages() {
     local wanted stamp=".venv/.stamp-$LEVEL"
-    # An editable install maps the packages that exist when it is made; so the list of packages is part of the stamp.
-    # So is the folder: a venv does not survive being moved.
+    # An editable install maps the packages that exist when it is made, so the list of packages is part of the stamp.
     wanted="$({
-        pwd
-        "$PYTHON" -c 'import sys; print(sys.executable, sys.version)'
         cat pyproject.toml server/packaging/constraints.txt
         find engine server clients proto -path '*/virtblock/*' -name __init__.py | LC_ALL=C sort
     } | digest)"
     [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ] || return 0
 
     say "installing Python packages into .venv (extras: $EXTRAS)"
-    if ! .venv/bin/python -c 'import pip' 2>/dev/null || [ "$(cat .venv/.root 2>/dev/null)" != "$PWD" ]; then
-        "$PYTHON" -m venv --clear .venv
-        pwd >.venv/.root
-    fi
     local pip=(.venv/bin/python -m pip install -q --disable-pip-version-check -c server/packaging/constraints.txt)
     "${pip[@]}" setuptools cython
     # Without isolation the build takes the setuptools and Cython that are pinned.
@@ -120,6 +124,8 @@ python_packages() {
     PYTHONWARNINGS=ignore "${pip[@]}" --no-build-isolation -e ".[$EXTRAS]"
     extension_digest >.venv/.stamp-extension
     echo "$wanted" >"$stamp"
+    # What the tests need holds all that the demo needs.
+    [ "$LEVEL" != test ] || echo "$wanted" >.venv/.stamp-demo
 }
 
 extension_digest() {
@@ -145,5 +151,6 @@ exec 9>build/bootstrap.lock
 flock 9
 PYTHON=""
 system_packages
+venv
 python_packages
 extension_module
