@@ -22,13 +22,12 @@ check: setup-test ## The fast tests and the C core's own; under five minutes
 bench: setup-test ## Copying speed beside qemu-img's
 	@$(PY) tests/bench/run.py
 
-lint: setup-test ## Style, types, import contracts, the proto rules, C warnings as errors
+lint: setup-test ## Style, types, import contracts, the proto rules and stubs, C warnings as errors
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
 	@.venv/bin/lint-imports --no-logo
 	@proto/lint.sh
-	@server/packaging/check_generated.sh
 	@gcc $(C_WARNINGS) -fsyntax-only engine/virtblock/engine/core/*.c
 
 sanitize: setup-test ## The C core's tests under AddressSanitizer and UndefinedBehaviorSanitizer
