@@ -10,7 +10,9 @@ stamp=$venv_dir/requirements.txt
 
 if ! cmp -s "$proto_dir/requirements.txt" "$stamp"; then
     rm -rf -- "$venv_dir"
-    "${PYTHON:-python3}" -m venv "$venv_dir" >&2
+    # grpcio-tools 1.62 has wheels up to Python 3.12.
+    python=${PYTHON:-$(command -v python3.11 || command -v python3.12 || command -v python3)}
+    "$python" -m venv "$venv_dir" >&2
     "$venv_dir/bin/python" -m pip install --quiet --disable-pip-version-check -r "$proto_dir/requirements.txt" >&2
     cp -- "$proto_dir/requirements.txt" "$stamp"
 fi

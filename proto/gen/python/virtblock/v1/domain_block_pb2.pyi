@@ -61,6 +61,7 @@ class Disk(google.protobuf.message.Message):
     SOURCE_TYPE_FIELD_NUMBER: builtins.int
     READONLY_FIELD_NUMBER: builtins.int
     DEVICE_FIELD_NUMBER: builtins.int
+    BUS_FIELD_NUMBER: builtins.int
     CAPACITY_BYTES_FIELD_NUMBER: builtins.int
     BACKING_CHAIN_FIELD_NUMBER: builtins.int
     CHAIN_ERROR_FIELD_NUMBER: builtins.int
@@ -76,6 +77,8 @@ class Disk(google.protobuf.message.Message):
     """Whether the guest can only read it."""
     device: builtins.str
     """What it is to the guest: "disk", "cdrom", "floppy" or "lun"."""
+    bus: builtins.str
+    """The bus it hangs on, for example "virtio" or "scsi"."""
     capacity_bytes: builtins.int
     """Length that the guest sees. -1: not known."""
     @property
@@ -97,12 +100,13 @@ class Disk(google.protobuf.message.Message):
         source_type: builtins.str = ...,
         readonly: builtins.bool = ...,
         device: builtins.str = ...,
+        bus: builtins.str = ...,
         capacity_bytes: builtins.int = ...,
         backing_chain: collections.abc.Iterable[global___ChainImage] | None = ...,
         chain_error: virtblock.v1.errors_pb2.VirError | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["chain_error", b"chain_error"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["backing_chain", b"backing_chain", "capacity_bytes", b"capacity_bytes", "chain_error", b"chain_error", "device", b"device", "format", b"format", "readonly", b"readonly", "source_path", b"source_path", "source_type", b"source_type", "target", b"target"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["backing_chain", b"backing_chain", "bus", b"bus", "capacity_bytes", b"capacity_bytes", "chain_error", b"chain_error", "device", b"device", "format", b"format", "readonly", b"readonly", "source_path", b"source_path", "source_type", b"source_type", "target", b"target"]) -> None: ...
 
 global___Disk = Disk
 
