@@ -346,7 +346,7 @@ class GetHostnameResponse(google.protobuf.message.Message):
 global___GetHostnameResponse = GetHostnameResponse
 
 @typing.final
-class GetUriRequest(google.protobuf.message.Message):
+class GetURIRequest(google.protobuf.message.Message):
     """Asks for the URI."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
@@ -361,10 +361,10 @@ class GetUriRequest(google.protobuf.message.Message):
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["connection_uri", b"connection_uri"]) -> None: ...
 
-global___GetUriRequest = GetUriRequest
+global___GetURIRequest = GetURIRequest
 
 @typing.final
-class GetUriResponse(google.protobuf.message.Message):
+class GetURIResponse(google.protobuf.message.Message):
     """The URI."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
@@ -379,7 +379,7 @@ class GetUriResponse(google.protobuf.message.Message):
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["uri", b"uri"]) -> None: ...
 
-global___GetUriResponse = GetUriResponse
+global___GetURIResponse = GetURIResponse
 
 @typing.final
 class GetCapabilitiesRequest(google.protobuf.message.Message):
@@ -616,7 +616,7 @@ class DomainLookupByNameResponse(google.protobuf.message.Message):
 global___DomainLookupByNameResponse = DomainLookupByNameResponse
 
 @typing.final
-class DomainLookupByUuidRequest(google.protobuf.message.Message):
+class DomainLookupByUUIDRequest(google.protobuf.message.Message):
     """Names the domain."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
@@ -635,10 +635,10 @@ class DomainLookupByUuidRequest(google.protobuf.message.Message):
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["connection_uri", b"connection_uri", "uuid", b"uuid"]) -> None: ...
 
-global___DomainLookupByUuidRequest = DomainLookupByUuidRequest
+global___DomainLookupByUUIDRequest = DomainLookupByUUIDRequest
 
 @typing.final
-class DomainLookupByUuidResponse(google.protobuf.message.Message):
+class DomainLookupByUUIDResponse(google.protobuf.message.Message):
     """The domain."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
@@ -656,10 +656,10 @@ class DomainLookupByUuidResponse(google.protobuf.message.Message):
     def HasField(self, field_name: typing.Literal["domain", b"domain"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["domain", b"domain"]) -> None: ...
 
-global___DomainLookupByUuidResponse = DomainLookupByUuidResponse
+global___DomainLookupByUUIDResponse = DomainLookupByUUIDResponse
 
 @typing.final
-class DomainLookupByIdRequest(google.protobuf.message.Message):
+class DomainLookupByIDRequest(google.protobuf.message.Message):
     """Names the domain."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
@@ -678,10 +678,10 @@ class DomainLookupByIdRequest(google.protobuf.message.Message):
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["connection_uri", b"connection_uri", "id", b"id"]) -> None: ...
 
-global___DomainLookupByIdRequest = DomainLookupByIdRequest
+global___DomainLookupByIDRequest = DomainLookupByIDRequest
 
 @typing.final
-class DomainLookupByIdResponse(google.protobuf.message.Message):
+class DomainLookupByIDResponse(google.protobuf.message.Message):
     """The domain."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
@@ -699,7 +699,7 @@ class DomainLookupByIdResponse(google.protobuf.message.Message):
     def HasField(self, field_name: typing.Literal["domain", b"domain"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["domain", b"domain"]) -> None: ...
 
-global___DomainLookupByIdResponse = DomainLookupByIdResponse
+global___DomainLookupByIDResponse = DomainLookupByIDResponse
 
 @typing.final
 class ListAllDomainsRequest(google.protobuf.message.Message):
@@ -744,7 +744,7 @@ class ListAllDomainsResponse(google.protobuf.message.Message):
 global___ListAllDomainsResponse = ListAllDomainsResponse
 
 @typing.final
-class DomainDefineXmlRequest(google.protobuf.message.Message):
+class DomainDefineXMLRequest(google.protobuf.message.Message):
     """Asks for the definition."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
@@ -767,10 +767,10 @@ class DomainDefineXmlRequest(google.protobuf.message.Message):
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["connection_uri", b"connection_uri", "flags", b"flags", "xml", b"xml"]) -> None: ...
 
-global___DomainDefineXmlRequest = DomainDefineXmlRequest
+global___DomainDefineXMLRequest = DomainDefineXMLRequest
 
 @typing.final
-class DomainDefineXmlResponse(google.protobuf.message.Message):
+class DomainDefineXMLResponse(google.protobuf.message.Message):
     """The domain."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
@@ -788,10 +788,10 @@ class DomainDefineXmlResponse(google.protobuf.message.Message):
     def HasField(self, field_name: typing.Literal["domain", b"domain"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["domain", b"domain"]) -> None: ...
 
-global___DomainDefineXmlResponse = DomainDefineXmlResponse
+global___DomainDefineXMLResponse = DomainDefineXMLResponse
 
 @typing.final
-class DomainCreateXmlRequest(google.protobuf.message.Message):
+class DomainCreateXMLRequest(google.protobuf.message.Message):
     """Asks for the domain."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
@@ -814,10 +814,10 @@ class DomainCreateXmlRequest(google.protobuf.message.Message):
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["connection_uri", b"connection_uri", "flags", b"flags", "xml", b"xml"]) -> None: ...
 
-global___DomainCreateXmlRequest = DomainCreateXmlRequest
+global___DomainCreateXMLRequest = DomainCreateXMLRequest
 
 @typing.final
-class DomainCreateXmlResponse(google.protobuf.message.Message):
+class DomainCreateXMLResponse(google.protobuf.message.Message):
     """The domain."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
@@ -835,7 +835,7 @@ class DomainCreateXmlResponse(google.protobuf.message.Message):
     def HasField(self, field_name: typing.Literal["domain", b"domain"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["domain", b"domain"]) -> None: ...
 
-global___DomainCreateXmlResponse = DomainCreateXmlResponse
+global___DomainCreateXMLResponse = DomainCreateXMLResponse
 
 @typing.final
 class DomainEventRegisterAnyRequest(google.protobuf.message.Message):

@@ -40,10 +40,10 @@ class ConnectServiceStub(object):
                 request_serializer=virtblock_dot_v1_dot_connect__service__pb2.GetHostnameRequest.SerializeToString,
                 response_deserializer=virtblock_dot_v1_dot_connect__service__pb2.GetHostnameResponse.FromString,
                 )
-        self.GetUri = channel.unary_unary(
-                '/virtblock.v1.ConnectService/GetUri',
-                request_serializer=virtblock_dot_v1_dot_connect__service__pb2.GetUriRequest.SerializeToString,
-                response_deserializer=virtblock_dot_v1_dot_connect__service__pb2.GetUriResponse.FromString,
+        self.GetURI = channel.unary_unary(
+                '/virtblock.v1.ConnectService/GetURI',
+                request_serializer=virtblock_dot_v1_dot_connect__service__pb2.GetURIRequest.SerializeToString,
+                response_deserializer=virtblock_dot_v1_dot_connect__service__pb2.GetURIResponse.FromString,
                 )
         self.GetCapabilities = channel.unary_unary(
                 '/virtblock.v1.ConnectService/GetCapabilities',
@@ -75,30 +75,30 @@ class ConnectServiceStub(object):
                 request_serializer=virtblock_dot_v1_dot_connect__service__pb2.DomainLookupByNameRequest.SerializeToString,
                 response_deserializer=virtblock_dot_v1_dot_connect__service__pb2.DomainLookupByNameResponse.FromString,
                 )
-        self.DomainLookupByUuid = channel.unary_unary(
-                '/virtblock.v1.ConnectService/DomainLookupByUuid',
-                request_serializer=virtblock_dot_v1_dot_connect__service__pb2.DomainLookupByUuidRequest.SerializeToString,
-                response_deserializer=virtblock_dot_v1_dot_connect__service__pb2.DomainLookupByUuidResponse.FromString,
+        self.DomainLookupByUUID = channel.unary_unary(
+                '/virtblock.v1.ConnectService/DomainLookupByUUID',
+                request_serializer=virtblock_dot_v1_dot_connect__service__pb2.DomainLookupByUUIDRequest.SerializeToString,
+                response_deserializer=virtblock_dot_v1_dot_connect__service__pb2.DomainLookupByUUIDResponse.FromString,
                 )
-        self.DomainLookupById = channel.unary_unary(
-                '/virtblock.v1.ConnectService/DomainLookupById',
-                request_serializer=virtblock_dot_v1_dot_connect__service__pb2.DomainLookupByIdRequest.SerializeToString,
-                response_deserializer=virtblock_dot_v1_dot_connect__service__pb2.DomainLookupByIdResponse.FromString,
+        self.DomainLookupByID = channel.unary_unary(
+                '/virtblock.v1.ConnectService/DomainLookupByID',
+                request_serializer=virtblock_dot_v1_dot_connect__service__pb2.DomainLookupByIDRequest.SerializeToString,
+                response_deserializer=virtblock_dot_v1_dot_connect__service__pb2.DomainLookupByIDResponse.FromString,
                 )
         self.ListAllDomains = channel.unary_unary(
                 '/virtblock.v1.ConnectService/ListAllDomains',
                 request_serializer=virtblock_dot_v1_dot_connect__service__pb2.ListAllDomainsRequest.SerializeToString,
                 response_deserializer=virtblock_dot_v1_dot_connect__service__pb2.ListAllDomainsResponse.FromString,
                 )
-        self.DomainDefineXml = channel.unary_unary(
-                '/virtblock.v1.ConnectService/DomainDefineXml',
-                request_serializer=virtblock_dot_v1_dot_connect__service__pb2.DomainDefineXmlRequest.SerializeToString,
-                response_deserializer=virtblock_dot_v1_dot_connect__service__pb2.DomainDefineXmlResponse.FromString,
+        self.DomainDefineXML = channel.unary_unary(
+                '/virtblock.v1.ConnectService/DomainDefineXML',
+                request_serializer=virtblock_dot_v1_dot_connect__service__pb2.DomainDefineXMLRequest.SerializeToString,
+                response_deserializer=virtblock_dot_v1_dot_connect__service__pb2.DomainDefineXMLResponse.FromString,
                 )
-        self.DomainCreateXml = channel.unary_unary(
-                '/virtblock.v1.ConnectService/DomainCreateXml',
-                request_serializer=virtblock_dot_v1_dot_connect__service__pb2.DomainCreateXmlRequest.SerializeToString,
-                response_deserializer=virtblock_dot_v1_dot_connect__service__pb2.DomainCreateXmlResponse.FromString,
+        self.DomainCreateXML = channel.unary_unary(
+                '/virtblock.v1.ConnectService/DomainCreateXML',
+                request_serializer=virtblock_dot_v1_dot_connect__service__pb2.DomainCreateXMLRequest.SerializeToString,
+                response_deserializer=virtblock_dot_v1_dot_connect__service__pb2.DomainCreateXMLResponse.FromString,
                 )
         self.DomainEventRegisterAny = channel.unary_stream(
                 '/virtblock.v1.ConnectService/DomainEventRegisterAny',
@@ -152,7 +152,7 @@ class ConnectServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def GetUri(self, request, context):
+    def GetURI(self, request, context):
         """Answers the full URI of a connection.
         Mirrors virConnectGetURI.
         Errors: those of every call.
@@ -216,7 +216,7 @@ class ConnectServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def DomainLookupByUuid(self, request, context):
+    def DomainLookupByUUID(self, request, context):
         """Finds a domain by its UUID.
         Mirrors virDomainLookupByUUIDString.
         Errors:
@@ -228,7 +228,7 @@ class ConnectServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def DomainLookupById(self, request, context):
+    def DomainLookupByID(self, request, context):
         """Finds an active domain by its id.
         Mirrors virDomainLookupByID.
         Errors:
@@ -251,7 +251,7 @@ class ConnectServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def DomainDefineXml(self, request, context):
+    def DomainDefineXML(self, request, context):
         """Defines a persistent domain, or changes the definition of one. While our engine runs a job on a disk of a shut-off domain,
         a definition that changes that disk is refused.
         Mirrors virDomainDefineXMLFlags.
@@ -266,7 +266,7 @@ class ConnectServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def DomainCreateXml(self, request, context):
+    def DomainCreateXML(self, request, context):
         """Creates and starts a transient domain.
         Mirrors virDomainCreateXML.
         Errors:
@@ -320,10 +320,10 @@ def add_ConnectServiceServicer_to_server(servicer, server):
                     request_deserializer=virtblock_dot_v1_dot_connect__service__pb2.GetHostnameRequest.FromString,
                     response_serializer=virtblock_dot_v1_dot_connect__service__pb2.GetHostnameResponse.SerializeToString,
             ),
-            'GetUri': grpc.unary_unary_rpc_method_handler(
-                    servicer.GetUri,
-                    request_deserializer=virtblock_dot_v1_dot_connect__service__pb2.GetUriRequest.FromString,
-                    response_serializer=virtblock_dot_v1_dot_connect__service__pb2.GetUriResponse.SerializeToString,
+            'GetURI': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetURI,
+                    request_deserializer=virtblock_dot_v1_dot_connect__service__pb2.GetURIRequest.FromString,
+                    response_serializer=virtblock_dot_v1_dot_connect__service__pb2.GetURIResponse.SerializeToString,
             ),
             'GetCapabilities': grpc.unary_unary_rpc_method_handler(
                     servicer.GetCapabilities,
@@ -355,30 +355,30 @@ def add_ConnectServiceServicer_to_server(servicer, server):
                     request_deserializer=virtblock_dot_v1_dot_connect__service__pb2.DomainLookupByNameRequest.FromString,
                     response_serializer=virtblock_dot_v1_dot_connect__service__pb2.DomainLookupByNameResponse.SerializeToString,
             ),
-            'DomainLookupByUuid': grpc.unary_unary_rpc_method_handler(
-                    servicer.DomainLookupByUuid,
-                    request_deserializer=virtblock_dot_v1_dot_connect__service__pb2.DomainLookupByUuidRequest.FromString,
-                    response_serializer=virtblock_dot_v1_dot_connect__service__pb2.DomainLookupByUuidResponse.SerializeToString,
+            'DomainLookupByUUID': grpc.unary_unary_rpc_method_handler(
+                    servicer.DomainLookupByUUID,
+                    request_deserializer=virtblock_dot_v1_dot_connect__service__pb2.DomainLookupByUUIDRequest.FromString,
+                    response_serializer=virtblock_dot_v1_dot_connect__service__pb2.DomainLookupByUUIDResponse.SerializeToString,
             ),
-            'DomainLookupById': grpc.unary_unary_rpc_method_handler(
-                    servicer.DomainLookupById,
-                    request_deserializer=virtblock_dot_v1_dot_connect__service__pb2.DomainLookupByIdRequest.FromString,
-                    response_serializer=virtblock_dot_v1_dot_connect__service__pb2.DomainLookupByIdResponse.SerializeToString,
+            'DomainLookupByID': grpc.unary_unary_rpc_method_handler(
+                    servicer.DomainLookupByID,
+                    request_deserializer=virtblock_dot_v1_dot_connect__service__pb2.DomainLookupByIDRequest.FromString,
+                    response_serializer=virtblock_dot_v1_dot_connect__service__pb2.DomainLookupByIDResponse.SerializeToString,
             ),
             'ListAllDomains': grpc.unary_unary_rpc_method_handler(
                     servicer.ListAllDomains,
                     request_deserializer=virtblock_dot_v1_dot_connect__service__pb2.ListAllDomainsRequest.FromString,
                     response_serializer=virtblock_dot_v1_dot_connect__service__pb2.ListAllDomainsResponse.SerializeToString,
             ),
-            'DomainDefineXml': grpc.unary_unary_rpc_method_handler(
-                    servicer.DomainDefineXml,
-                    request_deserializer=virtblock_dot_v1_dot_connect__service__pb2.DomainDefineXmlRequest.FromString,
-                    response_serializer=virtblock_dot_v1_dot_connect__service__pb2.DomainDefineXmlResponse.SerializeToString,
+            'DomainDefineXML': grpc.unary_unary_rpc_method_handler(
+                    servicer.DomainDefineXML,
+                    request_deserializer=virtblock_dot_v1_dot_connect__service__pb2.DomainDefineXMLRequest.FromString,
+                    response_serializer=virtblock_dot_v1_dot_connect__service__pb2.DomainDefineXMLResponse.SerializeToString,
             ),
-            'DomainCreateXml': grpc.unary_unary_rpc_method_handler(
-                    servicer.DomainCreateXml,
-                    request_deserializer=virtblock_dot_v1_dot_connect__service__pb2.DomainCreateXmlRequest.FromString,
-                    response_serializer=virtblock_dot_v1_dot_connect__service__pb2.DomainCreateXmlResponse.SerializeToString,
+            'DomainCreateXML': grpc.unary_unary_rpc_method_handler(
+                    servicer.DomainCreateXML,
+                    request_deserializer=virtblock_dot_v1_dot_connect__service__pb2.DomainCreateXMLRequest.FromString,
+                    response_serializer=virtblock_dot_v1_dot_connect__service__pb2.DomainCreateXMLResponse.SerializeToString,
             ),
             'DomainEventRegisterAny': grpc.unary_stream_rpc_method_handler(
                     servicer.DomainEventRegisterAny,
@@ -470,7 +470,7 @@ class ConnectService(object):
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 
     @staticmethod
-    def GetUri(request,
+    def GetURI(request,
             target,
             options=(),
             channel_credentials=None,
@@ -480,9 +480,9 @@ class ConnectService(object):
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_unary(request, target, '/virtblock.v1.ConnectService/GetUri',
-            virtblock_dot_v1_dot_connect__service__pb2.GetUriRequest.SerializeToString,
-            virtblock_dot_v1_dot_connect__service__pb2.GetUriResponse.FromString,
+        return grpc.experimental.unary_unary(request, target, '/virtblock.v1.ConnectService/GetURI',
+            virtblock_dot_v1_dot_connect__service__pb2.GetURIRequest.SerializeToString,
+            virtblock_dot_v1_dot_connect__service__pb2.GetURIResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 
@@ -589,7 +589,7 @@ class ConnectService(object):
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 
     @staticmethod
-    def DomainLookupByUuid(request,
+    def DomainLookupByUUID(request,
             target,
             options=(),
             channel_credentials=None,
@@ -599,14 +599,14 @@ class ConnectService(object):
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_unary(request, target, '/virtblock.v1.ConnectService/DomainLookupByUuid',
-            virtblock_dot_v1_dot_connect__service__pb2.DomainLookupByUuidRequest.SerializeToString,
-            virtblock_dot_v1_dot_connect__service__pb2.DomainLookupByUuidResponse.FromString,
+        return grpc.experimental.unary_unary(request, target, '/virtblock.v1.ConnectService/DomainLookupByUUID',
+            virtblock_dot_v1_dot_connect__service__pb2.DomainLookupByUUIDRequest.SerializeToString,
+            virtblock_dot_v1_dot_connect__service__pb2.DomainLookupByUUIDResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 
     @staticmethod
-    def DomainLookupById(request,
+    def DomainLookupByID(request,
             target,
             options=(),
             channel_credentials=None,
@@ -616,9 +616,9 @@ class ConnectService(object):
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_unary(request, target, '/virtblock.v1.ConnectService/DomainLookupById',
-            virtblock_dot_v1_dot_connect__service__pb2.DomainLookupByIdRequest.SerializeToString,
-            virtblock_dot_v1_dot_connect__service__pb2.DomainLookupByIdResponse.FromString,
+        return grpc.experimental.unary_unary(request, target, '/virtblock.v1.ConnectService/DomainLookupByID',
+            virtblock_dot_v1_dot_connect__service__pb2.DomainLookupByIDRequest.SerializeToString,
+            virtblock_dot_v1_dot_connect__service__pb2.DomainLookupByIDResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 
@@ -640,7 +640,7 @@ class ConnectService(object):
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 
     @staticmethod
-    def DomainDefineXml(request,
+    def DomainDefineXML(request,
             target,
             options=(),
             channel_credentials=None,
@@ -650,14 +650,14 @@ class ConnectService(object):
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_unary(request, target, '/virtblock.v1.ConnectService/DomainDefineXml',
-            virtblock_dot_v1_dot_connect__service__pb2.DomainDefineXmlRequest.SerializeToString,
-            virtblock_dot_v1_dot_connect__service__pb2.DomainDefineXmlResponse.FromString,
+        return grpc.experimental.unary_unary(request, target, '/virtblock.v1.ConnectService/DomainDefineXML',
+            virtblock_dot_v1_dot_connect__service__pb2.DomainDefineXMLRequest.SerializeToString,
+            virtblock_dot_v1_dot_connect__service__pb2.DomainDefineXMLResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 
     @staticmethod
-    def DomainCreateXml(request,
+    def DomainCreateXML(request,
             target,
             options=(),
             channel_credentials=None,
@@ -667,9 +667,9 @@ class ConnectService(object):
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_unary(request, target, '/virtblock.v1.ConnectService/DomainCreateXml',
-            virtblock_dot_v1_dot_connect__service__pb2.DomainCreateXmlRequest.SerializeToString,
-            virtblock_dot_v1_dot_connect__service__pb2.DomainCreateXmlResponse.FromString,
+        return grpc.experimental.unary_unary(request, target, '/virtblock.v1.ConnectService/DomainCreateXML',
+            virtblock_dot_v1_dot_connect__service__pb2.DomainCreateXMLRequest.SerializeToString,
+            virtblock_dot_v1_dot_connect__service__pb2.DomainCreateXMLResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 

@@ -66,9 +66,9 @@ class ConnectServiceStub:
     Errors: those of every call.
     """
 
-    GetUri: grpc.UnaryUnaryMultiCallable[
-        virtblock.v1.connect_service_pb2.GetUriRequest,
-        virtblock.v1.connect_service_pb2.GetUriResponse,
+    GetURI: grpc.UnaryUnaryMultiCallable[
+        virtblock.v1.connect_service_pb2.GetURIRequest,
+        virtblock.v1.connect_service_pb2.GetURIResponse,
     ]
     """Answers the full URI of a connection.
     Mirrors virConnectGetURI.
@@ -130,9 +130,9 @@ class ConnectServiceStub:
     - NO_DOMAIN -> NOT_FOUND (no such domain), do not retry.
     """
 
-    DomainLookupByUuid: grpc.UnaryUnaryMultiCallable[
-        virtblock.v1.connect_service_pb2.DomainLookupByUuidRequest,
-        virtblock.v1.connect_service_pb2.DomainLookupByUuidResponse,
+    DomainLookupByUUID: grpc.UnaryUnaryMultiCallable[
+        virtblock.v1.connect_service_pb2.DomainLookupByUUIDRequest,
+        virtblock.v1.connect_service_pb2.DomainLookupByUUIDResponse,
     ]
     """Finds a domain by its UUID.
     Mirrors virDomainLookupByUUIDString.
@@ -142,9 +142,9 @@ class ConnectServiceStub:
     - INVALID_ARG -> INVALID_ARGUMENT (not a UUID), correct the call.
     """
 
-    DomainLookupById: grpc.UnaryUnaryMultiCallable[
-        virtblock.v1.connect_service_pb2.DomainLookupByIdRequest,
-        virtblock.v1.connect_service_pb2.DomainLookupByIdResponse,
+    DomainLookupByID: grpc.UnaryUnaryMultiCallable[
+        virtblock.v1.connect_service_pb2.DomainLookupByIDRequest,
+        virtblock.v1.connect_service_pb2.DomainLookupByIDResponse,
     ]
     """Finds an active domain by its id.
     Mirrors virDomainLookupByID.
@@ -165,9 +165,9 @@ class ConnectServiceStub:
     - INVALID_ARG -> INVALID_ARGUMENT (unknown flags), correct the call.
     """
 
-    DomainDefineXml: grpc.UnaryUnaryMultiCallable[
-        virtblock.v1.connect_service_pb2.DomainDefineXmlRequest,
-        virtblock.v1.connect_service_pb2.DomainDefineXmlResponse,
+    DomainDefineXML: grpc.UnaryUnaryMultiCallable[
+        virtblock.v1.connect_service_pb2.DomainDefineXMLRequest,
+        virtblock.v1.connect_service_pb2.DomainDefineXMLResponse,
     ]
     """Defines a persistent domain, or changes the definition of one. While our engine runs a job on a disk of a shut-off domain,
     a definition that changes that disk is refused.
@@ -180,9 +180,9 @@ class ConnectServiceStub:
     - OPERATION_FAILED -> INTERNAL (name and UUID belong to two domains), correct the XML.
     """
 
-    DomainCreateXml: grpc.UnaryUnaryMultiCallable[
-        virtblock.v1.connect_service_pb2.DomainCreateXmlRequest,
-        virtblock.v1.connect_service_pb2.DomainCreateXmlResponse,
+    DomainCreateXML: grpc.UnaryUnaryMultiCallable[
+        virtblock.v1.connect_service_pb2.DomainCreateXMLRequest,
+        virtblock.v1.connect_service_pb2.DomainCreateXMLResponse,
     ]
     """Creates and starts a transient domain.
     Mirrors virDomainCreateXML.
@@ -256,9 +256,9 @@ class ConnectServiceAsyncStub:
     Errors: those of every call.
     """
 
-    GetUri: grpc.aio.UnaryUnaryMultiCallable[
-        virtblock.v1.connect_service_pb2.GetUriRequest,
-        virtblock.v1.connect_service_pb2.GetUriResponse,
+    GetURI: grpc.aio.UnaryUnaryMultiCallable[
+        virtblock.v1.connect_service_pb2.GetURIRequest,
+        virtblock.v1.connect_service_pb2.GetURIResponse,
     ]
     """Answers the full URI of a connection.
     Mirrors virConnectGetURI.
@@ -320,9 +320,9 @@ class ConnectServiceAsyncStub:
     - NO_DOMAIN -> NOT_FOUND (no such domain), do not retry.
     """
 
-    DomainLookupByUuid: grpc.aio.UnaryUnaryMultiCallable[
-        virtblock.v1.connect_service_pb2.DomainLookupByUuidRequest,
-        virtblock.v1.connect_service_pb2.DomainLookupByUuidResponse,
+    DomainLookupByUUID: grpc.aio.UnaryUnaryMultiCallable[
+        virtblock.v1.connect_service_pb2.DomainLookupByUUIDRequest,
+        virtblock.v1.connect_service_pb2.DomainLookupByUUIDResponse,
     ]
     """Finds a domain by its UUID.
     Mirrors virDomainLookupByUUIDString.
@@ -332,9 +332,9 @@ class ConnectServiceAsyncStub:
     - INVALID_ARG -> INVALID_ARGUMENT (not a UUID), correct the call.
     """
 
-    DomainLookupById: grpc.aio.UnaryUnaryMultiCallable[
-        virtblock.v1.connect_service_pb2.DomainLookupByIdRequest,
-        virtblock.v1.connect_service_pb2.DomainLookupByIdResponse,
+    DomainLookupByID: grpc.aio.UnaryUnaryMultiCallable[
+        virtblock.v1.connect_service_pb2.DomainLookupByIDRequest,
+        virtblock.v1.connect_service_pb2.DomainLookupByIDResponse,
     ]
     """Finds an active domain by its id.
     Mirrors virDomainLookupByID.
@@ -355,9 +355,9 @@ class ConnectServiceAsyncStub:
     - INVALID_ARG -> INVALID_ARGUMENT (unknown flags), correct the call.
     """
 
-    DomainDefineXml: grpc.aio.UnaryUnaryMultiCallable[
-        virtblock.v1.connect_service_pb2.DomainDefineXmlRequest,
-        virtblock.v1.connect_service_pb2.DomainDefineXmlResponse,
+    DomainDefineXML: grpc.aio.UnaryUnaryMultiCallable[
+        virtblock.v1.connect_service_pb2.DomainDefineXMLRequest,
+        virtblock.v1.connect_service_pb2.DomainDefineXMLResponse,
     ]
     """Defines a persistent domain, or changes the definition of one. While our engine runs a job on a disk of a shut-off domain,
     a definition that changes that disk is refused.
@@ -370,9 +370,9 @@ class ConnectServiceAsyncStub:
     - OPERATION_FAILED -> INTERNAL (name and UUID belong to two domains), correct the XML.
     """
 
-    DomainCreateXml: grpc.aio.UnaryUnaryMultiCallable[
-        virtblock.v1.connect_service_pb2.DomainCreateXmlRequest,
-        virtblock.v1.connect_service_pb2.DomainCreateXmlResponse,
+    DomainCreateXML: grpc.aio.UnaryUnaryMultiCallable[
+        virtblock.v1.connect_service_pb2.DomainCreateXMLRequest,
+        virtblock.v1.connect_service_pb2.DomainCreateXMLResponse,
     ]
     """Creates and starts a transient domain.
     Mirrors virDomainCreateXML.
@@ -455,11 +455,11 @@ class ConnectServiceServicer(metaclass=abc.ABCMeta):
         """
 
     @abc.abstractmethod
-    def GetUri(
+    def GetURI(
         self,
-        request: virtblock.v1.connect_service_pb2.GetUriRequest,
+        request: virtblock.v1.connect_service_pb2.GetURIRequest,
         context: _ServicerContext,
-    ) -> typing.Union[virtblock.v1.connect_service_pb2.GetUriResponse, collections.abc.Awaitable[virtblock.v1.connect_service_pb2.GetUriResponse]]:
+    ) -> typing.Union[virtblock.v1.connect_service_pb2.GetURIResponse, collections.abc.Awaitable[virtblock.v1.connect_service_pb2.GetURIResponse]]:
         """Answers the full URI of a connection.
         Mirrors virConnectGetURI.
         Errors: those of every call.
@@ -533,11 +533,11 @@ class ConnectServiceServicer(metaclass=abc.ABCMeta):
         """
 
     @abc.abstractmethod
-    def DomainLookupByUuid(
+    def DomainLookupByUUID(
         self,
-        request: virtblock.v1.connect_service_pb2.DomainLookupByUuidRequest,
+        request: virtblock.v1.connect_service_pb2.DomainLookupByUUIDRequest,
         context: _ServicerContext,
-    ) -> typing.Union[virtblock.v1.connect_service_pb2.DomainLookupByUuidResponse, collections.abc.Awaitable[virtblock.v1.connect_service_pb2.DomainLookupByUuidResponse]]:
+    ) -> typing.Union[virtblock.v1.connect_service_pb2.DomainLookupByUUIDResponse, collections.abc.Awaitable[virtblock.v1.connect_service_pb2.DomainLookupByUUIDResponse]]:
         """Finds a domain by its UUID.
         Mirrors virDomainLookupByUUIDString.
         Errors:
@@ -547,11 +547,11 @@ class ConnectServiceServicer(metaclass=abc.ABCMeta):
         """
 
     @abc.abstractmethod
-    def DomainLookupById(
+    def DomainLookupByID(
         self,
-        request: virtblock.v1.connect_service_pb2.DomainLookupByIdRequest,
+        request: virtblock.v1.connect_service_pb2.DomainLookupByIDRequest,
         context: _ServicerContext,
-    ) -> typing.Union[virtblock.v1.connect_service_pb2.DomainLookupByIdResponse, collections.abc.Awaitable[virtblock.v1.connect_service_pb2.DomainLookupByIdResponse]]:
+    ) -> typing.Union[virtblock.v1.connect_service_pb2.DomainLookupByIDResponse, collections.abc.Awaitable[virtblock.v1.connect_service_pb2.DomainLookupByIDResponse]]:
         """Finds an active domain by its id.
         Mirrors virDomainLookupByID.
         Errors:
@@ -574,11 +574,11 @@ class ConnectServiceServicer(metaclass=abc.ABCMeta):
         """
 
     @abc.abstractmethod
-    def DomainDefineXml(
+    def DomainDefineXML(
         self,
-        request: virtblock.v1.connect_service_pb2.DomainDefineXmlRequest,
+        request: virtblock.v1.connect_service_pb2.DomainDefineXMLRequest,
         context: _ServicerContext,
-    ) -> typing.Union[virtblock.v1.connect_service_pb2.DomainDefineXmlResponse, collections.abc.Awaitable[virtblock.v1.connect_service_pb2.DomainDefineXmlResponse]]:
+    ) -> typing.Union[virtblock.v1.connect_service_pb2.DomainDefineXMLResponse, collections.abc.Awaitable[virtblock.v1.connect_service_pb2.DomainDefineXMLResponse]]:
         """Defines a persistent domain, or changes the definition of one. While our engine runs a job on a disk of a shut-off domain,
         a definition that changes that disk is refused.
         Mirrors virDomainDefineXMLFlags.
@@ -591,11 +591,11 @@ class ConnectServiceServicer(metaclass=abc.ABCMeta):
         """
 
     @abc.abstractmethod
-    def DomainCreateXml(
+    def DomainCreateXML(
         self,
-        request: virtblock.v1.connect_service_pb2.DomainCreateXmlRequest,
+        request: virtblock.v1.connect_service_pb2.DomainCreateXMLRequest,
         context: _ServicerContext,
-    ) -> typing.Union[virtblock.v1.connect_service_pb2.DomainCreateXmlResponse, collections.abc.Awaitable[virtblock.v1.connect_service_pb2.DomainCreateXmlResponse]]:
+    ) -> typing.Union[virtblock.v1.connect_service_pb2.DomainCreateXMLResponse, collections.abc.Awaitable[virtblock.v1.connect_service_pb2.DomainCreateXMLResponse]]:
         """Creates and starts a transient domain.
         Mirrors virDomainCreateXML.
         Errors:

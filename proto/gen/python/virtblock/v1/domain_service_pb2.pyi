@@ -17,7 +17,7 @@ import virtblock.v1.libvirt_enums_pb2
 DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
 
 @typing.final
-class GetXmlDescRequest(google.protobuf.message.Message):
+class GetXMLDescRequest(google.protobuf.message.Message):
     """Asks for the XML."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
@@ -39,10 +39,10 @@ class GetXmlDescRequest(google.protobuf.message.Message):
     def HasField(self, field_name: typing.Literal["domain", b"domain"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["domain", b"domain", "flags", b"flags"]) -> None: ...
 
-global___GetXmlDescRequest = GetXmlDescRequest
+global___GetXMLDescRequest = GetXMLDescRequest
 
 @typing.final
-class GetXmlDescResponse(google.protobuf.message.Message):
+class GetXMLDescResponse(google.protobuf.message.Message):
     """The XML."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
@@ -57,7 +57,7 @@ class GetXmlDescResponse(google.protobuf.message.Message):
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["xml", b"xml"]) -> None: ...
 
-global___GetXmlDescResponse = GetXmlDescResponse
+global___GetXMLDescResponse = GetXMLDescResponse
 
 @typing.final
 class GetStateRequest(google.protobuf.message.Message):
@@ -583,7 +583,7 @@ class ManagedSaveResponse(google.protobuf.message.Message):
 global___ManagedSaveResponse = ManagedSaveResponse
 
 @typing.final
-class SnapshotCreateXmlRequest(google.protobuf.message.Message):
+class SnapshotCreateXMLRequest(google.protobuf.message.Message):
     """Asks for the snapshot."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
@@ -609,10 +609,10 @@ class SnapshotCreateXmlRequest(google.protobuf.message.Message):
     def HasField(self, field_name: typing.Literal["domain", b"domain"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["domain", b"domain", "flags", b"flags", "xml", b"xml"]) -> None: ...
 
-global___SnapshotCreateXmlRequest = SnapshotCreateXmlRequest
+global___SnapshotCreateXMLRequest = SnapshotCreateXMLRequest
 
 @typing.final
-class SnapshotCreateXmlResponse(google.protobuf.message.Message):
+class SnapshotCreateXMLResponse(google.protobuf.message.Message):
     """The snapshot."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
@@ -631,7 +631,7 @@ class SnapshotCreateXmlResponse(google.protobuf.message.Message):
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["name", b"name", "xml", b"xml"]) -> None: ...
 
-global___SnapshotCreateXmlResponse = SnapshotCreateXmlResponse
+global___SnapshotCreateXMLResponse = SnapshotCreateXMLResponse
 
 @typing.final
 class RevertToSnapshotRequest(google.protobuf.message.Message):

@@ -26,10 +26,10 @@ class DomainServiceStub(object):
         Args:
             channel: A grpc.Channel.
         """
-        self.GetXmlDesc = channel.unary_unary(
-                '/virtblock.v1.DomainService/GetXmlDesc',
-                request_serializer=virtblock_dot_v1_dot_domain__service__pb2.GetXmlDescRequest.SerializeToString,
-                response_deserializer=virtblock_dot_v1_dot_domain__service__pb2.GetXmlDescResponse.FromString,
+        self.GetXMLDesc = channel.unary_unary(
+                '/virtblock.v1.DomainService/GetXMLDesc',
+                request_serializer=virtblock_dot_v1_dot_domain__service__pb2.GetXMLDescRequest.SerializeToString,
+                response_deserializer=virtblock_dot_v1_dot_domain__service__pb2.GetXMLDescResponse.FromString,
                 )
         self.GetState = channel.unary_unary(
                 '/virtblock.v1.DomainService/GetState',
@@ -146,10 +146,10 @@ class DomainServiceStub(object):
                 request_serializer=virtblock_dot_v1_dot_domain__service__pb2.ManagedSaveRequest.SerializeToString,
                 response_deserializer=virtblock_dot_v1_dot_domain__service__pb2.ManagedSaveResponse.FromString,
                 )
-        self.SnapshotCreateXml = channel.unary_unary(
-                '/virtblock.v1.DomainService/SnapshotCreateXml',
-                request_serializer=virtblock_dot_v1_dot_domain__service__pb2.SnapshotCreateXmlRequest.SerializeToString,
-                response_deserializer=virtblock_dot_v1_dot_domain__service__pb2.SnapshotCreateXmlResponse.FromString,
+        self.SnapshotCreateXML = channel.unary_unary(
+                '/virtblock.v1.DomainService/SnapshotCreateXML',
+                request_serializer=virtblock_dot_v1_dot_domain__service__pb2.SnapshotCreateXMLRequest.SerializeToString,
+                response_deserializer=virtblock_dot_v1_dot_domain__service__pb2.SnapshotCreateXMLResponse.FromString,
                 )
         self.RevertToSnapshot = channel.unary_unary(
                 '/virtblock.v1.DomainService/RevertToSnapshot',
@@ -187,7 +187,7 @@ class DomainServiceServicer(object):
     again later.
     """
 
-    def GetXmlDesc(self, request, context):
+    def GetXMLDesc(self, request, context):
         """Answers the domain's XML.
         Mirrors virDomainGetXMLDesc.
         Errors:
@@ -524,7 +524,7 @@ class DomainServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def SnapshotCreateXml(self, request, context):
+    def SnapshotCreateXML(self, request, context):
         """Takes a snapshot. Refused while a block job runs on a disk that belongs to it.
         Mirrors virDomainSnapshotCreateXML.
         Errors:
@@ -596,10 +596,10 @@ class DomainServiceServicer(object):
 
 def add_DomainServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
-            'GetXmlDesc': grpc.unary_unary_rpc_method_handler(
-                    servicer.GetXmlDesc,
-                    request_deserializer=virtblock_dot_v1_dot_domain__service__pb2.GetXmlDescRequest.FromString,
-                    response_serializer=virtblock_dot_v1_dot_domain__service__pb2.GetXmlDescResponse.SerializeToString,
+            'GetXMLDesc': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetXMLDesc,
+                    request_deserializer=virtblock_dot_v1_dot_domain__service__pb2.GetXMLDescRequest.FromString,
+                    response_serializer=virtblock_dot_v1_dot_domain__service__pb2.GetXMLDescResponse.SerializeToString,
             ),
             'GetState': grpc.unary_unary_rpc_method_handler(
                     servicer.GetState,
@@ -716,10 +716,10 @@ def add_DomainServiceServicer_to_server(servicer, server):
                     request_deserializer=virtblock_dot_v1_dot_domain__service__pb2.ManagedSaveRequest.FromString,
                     response_serializer=virtblock_dot_v1_dot_domain__service__pb2.ManagedSaveResponse.SerializeToString,
             ),
-            'SnapshotCreateXml': grpc.unary_unary_rpc_method_handler(
-                    servicer.SnapshotCreateXml,
-                    request_deserializer=virtblock_dot_v1_dot_domain__service__pb2.SnapshotCreateXmlRequest.FromString,
-                    response_serializer=virtblock_dot_v1_dot_domain__service__pb2.SnapshotCreateXmlResponse.SerializeToString,
+            'SnapshotCreateXML': grpc.unary_unary_rpc_method_handler(
+                    servicer.SnapshotCreateXML,
+                    request_deserializer=virtblock_dot_v1_dot_domain__service__pb2.SnapshotCreateXMLRequest.FromString,
+                    response_serializer=virtblock_dot_v1_dot_domain__service__pb2.SnapshotCreateXMLResponse.SerializeToString,
             ),
             'RevertToSnapshot': grpc.unary_unary_rpc_method_handler(
                     servicer.RevertToSnapshot,
@@ -763,7 +763,7 @@ class DomainService(object):
     """
 
     @staticmethod
-    def GetXmlDesc(request,
+    def GetXMLDesc(request,
             target,
             options=(),
             channel_credentials=None,
@@ -773,9 +773,9 @@ class DomainService(object):
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_unary(request, target, '/virtblock.v1.DomainService/GetXmlDesc',
-            virtblock_dot_v1_dot_domain__service__pb2.GetXmlDescRequest.SerializeToString,
-            virtblock_dot_v1_dot_domain__service__pb2.GetXmlDescResponse.FromString,
+        return grpc.experimental.unary_unary(request, target, '/virtblock.v1.DomainService/GetXMLDesc',
+            virtblock_dot_v1_dot_domain__service__pb2.GetXMLDescRequest.SerializeToString,
+            virtblock_dot_v1_dot_domain__service__pb2.GetXMLDescResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 
@@ -1171,7 +1171,7 @@ class DomainService(object):
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 
     @staticmethod
-    def SnapshotCreateXml(request,
+    def SnapshotCreateXML(request,
             target,
             options=(),
             channel_credentials=None,
@@ -1181,9 +1181,9 @@ class DomainService(object):
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_unary(request, target, '/virtblock.v1.DomainService/SnapshotCreateXml',
-            virtblock_dot_v1_dot_domain__service__pb2.SnapshotCreateXmlRequest.SerializeToString,
-            virtblock_dot_v1_dot_domain__service__pb2.SnapshotCreateXmlResponse.FromString,
+        return grpc.experimental.unary_unary(request, target, '/virtblock.v1.DomainService/SnapshotCreateXML',
+            virtblock_dot_v1_dot_domain__service__pb2.SnapshotCreateXMLRequest.SerializeToString,
+            virtblock_dot_v1_dot_domain__service__pb2.SnapshotCreateXMLResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 

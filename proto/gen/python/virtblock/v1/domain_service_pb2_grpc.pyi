@@ -37,9 +37,9 @@ class DomainServiceStub:
     """
 
     def __init__(self, channel: typing.Union[grpc.Channel, grpc.aio.Channel]) -> None: ...
-    GetXmlDesc: grpc.UnaryUnaryMultiCallable[
-        virtblock.v1.domain_service_pb2.GetXmlDescRequest,
-        virtblock.v1.domain_service_pb2.GetXmlDescResponse,
+    GetXMLDesc: grpc.UnaryUnaryMultiCallable[
+        virtblock.v1.domain_service_pb2.GetXMLDescRequest,
+        virtblock.v1.domain_service_pb2.GetXMLDescResponse,
     ]
     """Answers the domain's XML.
     Mirrors virDomainGetXMLDesc.
@@ -374,9 +374,9 @@ class DomainServiceStub:
       BlockJobAbort.
     """
 
-    SnapshotCreateXml: grpc.UnaryUnaryMultiCallable[
-        virtblock.v1.domain_service_pb2.SnapshotCreateXmlRequest,
-        virtblock.v1.domain_service_pb2.SnapshotCreateXmlResponse,
+    SnapshotCreateXML: grpc.UnaryUnaryMultiCallable[
+        virtblock.v1.domain_service_pb2.SnapshotCreateXMLRequest,
+        virtblock.v1.domain_service_pb2.SnapshotCreateXMLResponse,
     ]
     """Takes a snapshot. Refused while a block job runs on a disk that belongs to it.
     Mirrors virDomainSnapshotCreateXML.
@@ -457,9 +457,9 @@ class DomainServiceAsyncStub:
       again later.
     """
 
-    GetXmlDesc: grpc.aio.UnaryUnaryMultiCallable[
-        virtblock.v1.domain_service_pb2.GetXmlDescRequest,
-        virtblock.v1.domain_service_pb2.GetXmlDescResponse,
+    GetXMLDesc: grpc.aio.UnaryUnaryMultiCallable[
+        virtblock.v1.domain_service_pb2.GetXMLDescRequest,
+        virtblock.v1.domain_service_pb2.GetXMLDescResponse,
     ]
     """Answers the domain's XML.
     Mirrors virDomainGetXMLDesc.
@@ -794,9 +794,9 @@ class DomainServiceAsyncStub:
       BlockJobAbort.
     """
 
-    SnapshotCreateXml: grpc.aio.UnaryUnaryMultiCallable[
-        virtblock.v1.domain_service_pb2.SnapshotCreateXmlRequest,
-        virtblock.v1.domain_service_pb2.SnapshotCreateXmlResponse,
+    SnapshotCreateXML: grpc.aio.UnaryUnaryMultiCallable[
+        virtblock.v1.domain_service_pb2.SnapshotCreateXMLRequest,
+        virtblock.v1.domain_service_pb2.SnapshotCreateXMLResponse,
     ]
     """Takes a snapshot. Refused while a block job runs on a disk that belongs to it.
     Mirrors virDomainSnapshotCreateXML.
@@ -878,11 +878,11 @@ class DomainServiceServicer(metaclass=abc.ABCMeta):
     """
 
     @abc.abstractmethod
-    def GetXmlDesc(
+    def GetXMLDesc(
         self,
-        request: virtblock.v1.domain_service_pb2.GetXmlDescRequest,
+        request: virtblock.v1.domain_service_pb2.GetXMLDescRequest,
         context: _ServicerContext,
-    ) -> typing.Union[virtblock.v1.domain_service_pb2.GetXmlDescResponse, collections.abc.Awaitable[virtblock.v1.domain_service_pb2.GetXmlDescResponse]]:
+    ) -> typing.Union[virtblock.v1.domain_service_pb2.GetXMLDescResponse, collections.abc.Awaitable[virtblock.v1.domain_service_pb2.GetXMLDescResponse]]:
         """Answers the domain's XML.
         Mirrors virDomainGetXMLDesc.
         Errors:
@@ -1263,11 +1263,11 @@ class DomainServiceServicer(metaclass=abc.ABCMeta):
         """
 
     @abc.abstractmethod
-    def SnapshotCreateXml(
+    def SnapshotCreateXML(
         self,
-        request: virtblock.v1.domain_service_pb2.SnapshotCreateXmlRequest,
+        request: virtblock.v1.domain_service_pb2.SnapshotCreateXMLRequest,
         context: _ServicerContext,
-    ) -> typing.Union[virtblock.v1.domain_service_pb2.SnapshotCreateXmlResponse, collections.abc.Awaitable[virtblock.v1.domain_service_pb2.SnapshotCreateXmlResponse]]:
+    ) -> typing.Union[virtblock.v1.domain_service_pb2.SnapshotCreateXMLResponse, collections.abc.Awaitable[virtblock.v1.domain_service_pb2.SnapshotCreateXMLResponse]]:
         """Takes a snapshot. Refused while a block job runs on a disk that belongs to it.
         Mirrors virDomainSnapshotCreateXML.
         Errors:

@@ -966,7 +966,7 @@ class _DomainCreateFlagsEnumTypeWrapper(google.protobuf.internal.enum_type_wrapp
     """Set the firmware's variables back to their template."""
 
 class DomainCreateFlags(_DomainCreateFlags, metaclass=_DomainCreateFlagsEnumTypeWrapper):
-    """Flags of Create and DomainCreateXml (virDomainCreateFlags)."""
+    """Flags of Create and DomainCreateXML (virDomainCreateFlags)."""
 
 DOMAIN_NONE: DomainCreateFlags.ValueType  # 0
 """No flag."""
@@ -1058,7 +1058,7 @@ class _DomainXmlFlagsEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper.
     """Fit for a migration to an older libvirt."""
 
 class DomainXmlFlags(_DomainXmlFlags, metaclass=_DomainXmlFlagsEnumTypeWrapper):
-    """Flags of GetXmlDesc (virDomainXMLFlags)."""
+    """Flags of GetXMLDesc (virDomainXMLFlags)."""
 
 DOMAIN_XML_NONE: DomainXmlFlags.ValueType  # 0
 """No flag."""
@@ -1104,7 +1104,7 @@ class _DomainDefineFlagsEnumTypeWrapper(google.protobuf.internal.enum_type_wrapp
     """Check the XML against its schema."""
 
 class DomainDefineFlags(_DomainDefineFlags, metaclass=_DomainDefineFlagsEnumTypeWrapper):
-    """Flags of DomainDefineXml (virDomainDefineFlags)."""
+    """Flags of DomainDefineXML (virDomainDefineFlags)."""
 
 DOMAIN_DEFINE_NONE: DomainDefineFlags.ValueType  # 0
 """No flag."""
@@ -1530,7 +1530,7 @@ class _DomainSnapshotCreateFlagsEnumTypeWrapper(google.protobuf.internal.enum_ty
     """Check the XML against its schema."""
 
 class DomainSnapshotCreateFlags(_DomainSnapshotCreateFlags, metaclass=_DomainSnapshotCreateFlagsEnumTypeWrapper):
-    """Flags of SnapshotCreateXml (virDomainSnapshotCreateFlags)."""
+    """Flags of SnapshotCreateXML (virDomainSnapshotCreateFlags)."""
 
 DOMAIN_SNAPSHOT_CREATE_NONE: DomainSnapshotCreateFlags.ValueType  # 0
 """No flag."""
