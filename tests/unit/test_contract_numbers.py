@@ -2,8 +2,8 @@
 """The contract's numbers are libvirt's: every mirrored enumeration is compared with libvirt's own installed headers.
 
 The headers are the judge (Debian: libvirt-dev). Both ways: no value may be missing from the contract, and none may be
-in it that libvirt lacks, but for the zero values that protobuf needs (`..._NONE`) and the listed ones of newer releases.
-With headers newer than the mirrored release a value may be missing, but none may differ.
+in it that libvirt lacks, but for the zero values that protobuf needs (`..._NONE`) and the listed ones of newer
+releases. With headers newer than the mirrored release a value may be missing, but none may differ.
 """
 
 from __future__ import annotations
