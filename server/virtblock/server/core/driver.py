@@ -90,9 +90,7 @@ class BlockJobOps(Protocol):
         flags: int,
         origin: JobOrigin,
     ) -> str: ...
-    def domain_block_pull(
-        self, domain: Domain, disk: str, bandwidth: int, flags: int, origin: JobOrigin
-    ) -> str: ...
+    def domain_block_pull(self, domain: Domain, disk: str, bandwidth: int, flags: int, origin: JobOrigin) -> str: ...
     def domain_block_commit(
         self,
         domain: Domain,
