@@ -144,6 +144,16 @@ def test_every_comment_names_the_libvirt_call_and_the_errors(method: MethodDescr
     assert LIBVIRT_CALL.search(comment)
 
 
+@every_method
+def test_every_rpc_is_named_after_the_call_it_mirrors(method: MethodDescriptor) -> None:
+    match = re.search(r"Mirrors vir(\w+)\.", METHOD_COMMENTS[_method_id(method)])
+    if match is None:
+        return
+    call = match[1].removeprefix(method.containing_service.name.removesuffix("Service"))
+    # libvirt's second, wider form of a call, where both are one RPC here.
+    assert call in {method.name + suffix for suffix in ("", "Flags", "WithFlags", "String")}
+
+
 @pytest.mark.parametrize("place", sorted(METHOD_COMMENTS))
 def test_every_documented_error_is_libvirts_and_has_the_tables_code(place: str) -> None:
     for names, code, native_reason in ERROR_ENTRY.findall(METHOD_COMMENTS[place]):
