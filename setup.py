@@ -28,7 +28,5 @@ setup(
         build_dir="build/cython",
         include_path=["engine"],
         compiler_directives={"language_level": 3, "binding": True, "embedsignature": True},
-    )
-    if (ENGINE / "_core.pyx").exists()
-    else [],
+    ),
 )

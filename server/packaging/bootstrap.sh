@@ -131,7 +131,7 @@ python_packages() {
 extension_digest() {
     {
         cat setup.py
-        find engine/virtblock/engine -name '*.pyx' -o -name '*.pxd' -o -name '*.c' -o -name '*.h' |
+        find engine/virtblock/engine -name '*.pyx' -o -name '*.px[di]' -o -name '*.[ch]' |
             LC_ALL=C sort | xargs -r -d '\n' sha256sum
     } | digest
 }

@@ -14,7 +14,22 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 LINE_COUNT_MAX = 700
 SPDX = "SPDX-License-Identifier: Apache-2.0"
-SOURCE_SUFFIXES = {".py", ".pyi", ".pyx", ".pxd", ".c", ".h", ".cc", ".cpp", ".hpp", ".proto", ".sh", ".go", ".rs"}
+SOURCE_SUFFIXES = {
+    ".py",
+    ".pyi",
+    ".pyx",
+    ".pxd",
+    ".pxi",
+    ".c",
+    ".h",
+    ".cc",
+    ".cpp",
+    ".hpp",
+    ".proto",
+    ".sh",
+    ".go",
+    ".rs",
+}
 SOURCE_SUFFIXES |= {".java", ".ts", ".js", ".toml"}
 # A language's own tool writes or owns these files.
 FOREIGN_NAMES = {"Cargo.toml"}
