@@ -29,7 +29,7 @@ class ErrorNumber(IntEnum):
     INVALID_ARG = 8
     OPERATION_FAILED = 9
     NO_SOURCE = 19
-    DOM_EXIST = 22
+    DOM_EXIST = 28
     XML_ERROR = 27
     OPERATION_DENIED = 29
     XML_DETAIL = 35
