@@ -121,7 +121,12 @@ class Chain:
     def required_bytes(self, format: ImageFormat, mode: CopyMode = "full", cluster_size_bytes: int = 65536) -> int:
         """Upper bound of what a new destination occupies."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Drops the locks and closes the files: at once, or when the last copy made of the chain closes.
+
+        EngineError `invalid` while a copy runs or another thread's call uses the chain.
+        """
+
     def __enter__(self) -> Chain: ...
     def __exit__(self, *_: object) -> None: ...
 
@@ -205,9 +210,22 @@ class Copy:
         """One CELL_* value per cell, the disk cut into cells of equal width."""
 
     def close(self) -> None:
-        """Frees; unpublished new destinations lose their partial file. Drops the destination's lock."""
+        """Frees; unpublished new destinations lose their partial file. Drops the destination's lock.
 
-def compare(left: Chain, right: Chain) -> int | None:
+        EngineError `invalid` while `run` has not returned.
+        """
+
+    def __enter__(self) -> Copy: ...
+    def __exit__(self, *_: object) -> None: ...
+
+@final
+class CancelFlag:
+    """Ends a `compare` that runs in another thread; once set, it stays set."""
+
+    def set(self) -> None:
+        """Lets the call that was given this flag end soon, with EngineError `cancelled`."""
+
+def compare(left: Chain, right: Chain, cancel: CancelFlag | None = None) -> int | None:
     """Offset of the first byte in which two disks of one size differ; None when they read the same."""
 
 @final

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Binary units: their values, and how a person reads and writes them."""
+
+from __future__ import annotations
+
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+TIB = 1024 * GIB
+
+_NAMES = ((TIB, "TiB"), (GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB"))
+_FACTORS = {"K": KIB, "M": MIB, "G": GIB, "T": TIB}
+_RATE_MAX = 2**63 - 1
+
+
+def bytes_text(count_bytes: float) -> str:
+    """A size for reading: `1.50 GiB`, `64 KiB`, `17 bytes`; three digits, because more only flicker."""
+    for unit, name in _NAMES:
+        if count_bytes >= unit:
+            value = count_bytes / unit
+            return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f} {name}"
+    return f"{count_bytes:.0f} bytes"
+
+
+def duration_text(seconds: float) -> str:
+    """`0:07`, `12:34` or `3:01:09`."""
+    minutes, second = divmod(int(seconds + 0.5), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+
+
+def parse_rate(text: str) -> int:
+    """Bytes per second from `100` (MiB/s), `1.5G`, `500KiB` or `20MiB/s`. ValueError for anything else; 0 is no limit."""
+    number = text.strip().removesuffix("/s").removesuffix("B").removesuffix("i").rstrip()
+    factor = _FACTORS.get(number[-1:].upper())
+    if factor is None:
+        if number != text.strip().removesuffix("/s"):
+            raise ValueError(f"not a rate: {text!r}")
+        factor = MIB
+    else:
+        number = number[:-1].rstrip()
+    if not number.replace(".", "", 1).isdecimal() or not number.isascii():
+        raise ValueError(f"not a rate: {text!r}")
+    rate = int(float(number) * factor)
+    if rate > _RATE_MAX or (rate == 0 and float(number) > 0):
+        raise ValueError(f"rate out of range: {text!r}")
+    return rate
