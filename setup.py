@@ -27,6 +27,11 @@ setup(
         [CORE],
         build_dir="build/cython",
         include_path=["engine"],
-        compiler_directives={"language_level": 3, "binding": True, "embedsignature": True},
+        compiler_directives={
+            "language_level": 3,
+            "binding": True,
+            "embedsignature": True,
+            "show_performance_hints": False,
+        },
     ),
 )
