@@ -133,10 +133,3 @@ def test_no_source_is_too_long_to_read() -> None:
     code = [path for path in SOURCES if path.suffix != ".proto"]
     lengths = {str(path.relative_to(ROOT)): path.read_bytes().count(b"\n") for path in code}
     assert {name: length for name, length in lengths.items() if length > LINE_COUNT_MAX} == {}
-
-
-def test_every_python_module_postpones_annotations() -> None:
-    """Annotations are never evaluated, so they cost nothing and may name what is defined below."""
-    modules = [path for path in SOURCES if path.suffix == ".py" and path.stat().st_size > 0]
-    without = [path for path in modules if "from __future__ import annotations" not in path.read_text(encoding="utf-8")]
-    assert [str(path.relative_to(ROOT)) for path in without] == []
