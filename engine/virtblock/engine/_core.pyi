@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The engine's compiled module: what `virtblock.engine` offers to Python.
 
-Thin: each call checks its arguments, leaves Python's lock around one call of the C core, and turns a failure into `EngineError`.
+Thin: each call checks its arguments, leaves Python's lock around one call of the C core, and turns a failure into
+`EngineError`.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ CELL_FAILED: Final = 6
 class EngineError(Exception):
     """Any failure of the engine.
 
-    `str(error)` is one sentence with the place and the reason, e.g. `L2 entry 7 is not aligned: '/d/a.qcow2' at offset 65592`
-    or `Cannot open image: '/d/x': No such file or directory`.
+    `str(error)` is one sentence with the place and the reason, e.g.
+    `L2 entry 7 is not aligned: '/d/a.qcow2' at offset 65592` or `Cannot open image: '/d/x': No such file or directory`.
     """
 
     kind: ErrorKind
@@ -103,9 +104,9 @@ class Chain:
         terminated: bool = False,
         lock: bool = True,
     ) -> None:
-        """`layers[0]` is the top; the others are what the domain's definition says of the images below (see core/image.h).
+        """Opens all of it. `layers[0]` is the top; the others are what the domain's definition says of the images below.
 
-        `terminated`: the last one given is the bottom, nothing below it is followed.
+        The rules are in core/image.h. `terminated`: the last one given is the bottom, nothing below it is followed.
         """
 
     @property
@@ -140,9 +141,13 @@ def create_image(
     backing_format: str | None = None,
     cluster_size_bytes: int = 65536,
 ) -> None:
-    """Makes an empty image (mode 0600), durable and at once: PATH must not exist. The backing file is recorded, not opened."""
+    """Makes an empty image (mode 0600), durable and at once: PATH must not exist.
+
+    The backing file is recorded, not opened.
+    """
 
 def resize_image(path: str, format: ImageFormat, size_bytes: int, policy: PathPolicy) -> None: ...
+
 @final
 class ImageWriter:
     """Writes into an image that nothing else uses, under the writer lock: raw anywhere, qcow2 in whole clusters."""
@@ -158,7 +163,10 @@ class ImageWriter:
 
 @final
 class CopyProgress:
-    """One consistent-enough snapshot of a running copy; all values only for show but `remaining_bytes == 0` with `done`."""
+    """One consistent-enough snapshot of a running copy.
+
+    All values are only for show but `remaining_bytes == 0` with `done`.
+    """
 
     phase: CopyPhase
     paused: bool
@@ -176,8 +184,9 @@ class CopyProgress:
 class Copy:
     """One copy of a chain to one destination.
 
-    The constructor opens, checks and locks the destination (and creates an empty file for a new one); `run` does the work and blocks without
-    Python's lock; the other methods may be called from any thread. The chain must stay open. Rules: core/writer.h, core/copy.h.
+    The constructor opens, checks and locks the destination (and creates an empty file for a new one); `run` does the work
+    and blocks without Python's lock; the other methods may be called from any thread. The chain stays open for as long as
+    the copy is. Rules: core/writer.h, core/copy.h.
     """
 
     def __init__(
@@ -199,7 +208,10 @@ class Copy:
         durable: bool = True,
     ) -> None: ...
     def run(self) -> None:
-        """Returns when the destination is complete and durable. EngineError otherwise; kind `cancelled` after `cancel`."""
+        """Returns when the destination is complete and durable; may be called once.
+
+        EngineError otherwise; kind `cancelled` after `cancel`.
+        """
 
     def cancel(self) -> None: ...
     def pause(self) -> None: ...

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A copy's progress for a person: a bar that redraws itself on a terminal, a line every ten per cent elsewhere.
 
-Owns what is written to its stream between the start and the end of one copy. Never shows 100 % before the copy is done, and never
-goes back.
+Owns what is written to its stream between the start and the end of one copy. Never shows 100 % before the copy is done,
+and never goes back.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ def duration_text(seconds: float) -> str:
 
 
 def parse_rate(text: str) -> int:
-    """Bytes per second from `100` (MiB/s), `1.5G`, `500KiB` or `20MiB/s`. ValueError for anything else; 0 is no limit."""
+    """Bytes per second from `100` (MiB/s), `1.5G`, `500KiB` or `20MiB/s`; 0 is no limit. ValueError for anything else."""
     number = text.strip().removesuffix("/s").removesuffix("B").removesuffix("i").rstrip()
     factor = _FACTORS.get(number[-1:].upper())
     if factor is None:

@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`virtblock-copy`: copies a disk image with its backing chain by the engine alone, without server or domain.
+
+Owns: the command line, its exit codes (0 done, 1 failed, 2 usage, 130 interrupted, 143 terminated) and what it prints.
+Invariants: formats are told, never guessed from content, but for an existing destination (REUSE_EXT); no file is opened
+only because an image names it: backing files must lie in the source's own folder or in an `--allow-path`. The source is
+never written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import stat
+import sys
+from typing import TYPE_CHECKING, NoReturn
+
+from virtblock.engine import EngineError
+from virtblock.engine.copy_command import CopyReport, Interrupted, Request, run_copy
+from virtblock.engine.progress_bar import ProgressBar
+from virtblock.engine.units import bytes_text, parse_rate
+
+if TYPE_CHECKING:
+    from virtblock.engine._core import ImageFormat
+
+EXIT_DONE = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+
+_FORMATS_BY_ENDING: dict[str, ImageFormat] = {".qcow2": "qcow2", ".raw": "raw", ".img": "raw"}
+_EPILOG = """\
+The destination gets the source's format, or raw with --raw. A new destination appears under its name only when it is
+complete and on the disk. Backing files are opened only in SOURCE's own folder and in each --allow-path.
+
+exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated
+"""
+
+
+class UsageError(Exception):
+    """The command line asks for what cannot be; nothing was opened."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Raise, so that `main` may print the message as text or as JSON."""
+        raise UsageError(message)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="virtblock-copy",
+        description="Copy a disk image, with the backing chain below it, to one destination.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("source", metavar="SOURCE", help="the image at the top of the chain")
+    add("destination", metavar="DEST", help="a new file; with --reuse an existing file or block device")
+    add("--source-format", choices=("raw", "qcow2"), help="default: by SOURCE's ending (.qcow2, .raw, .img)")
+    add("--shallow", action="store_true", help="copy only the top image; DEST keeps SOURCE's backing file")
+    add("--reuse", action="store_true", help="write into the existing DEST and keep what it says of itself")
+    add("--raw", action="store_true", help="DEST is raw")
+    add("--bitmap", metavar="NAME", help="copy what a persistent bitmap marks (not supported by this version)")
+    add("--bandwidth", metavar="MiB/s", help="speed limit; also with a unit, as in 500K, 1.5G or 20MiB/s")
+    add(
+        "--reflink",
+        choices=("auto", "never", "always"),
+        default="auto",
+        help="share extents with SOURCE (always: not supported by this version)",
+    )
+    add("--resume", action="store_true", help=argparse.SUPPRESS)
+    add(
+        "--allow-path", metavar="DIR", action="append", default=[], help="backing files may lie in DIR too (repeatable)"
+    )
+    add("--verify", action="store_true", help="read DEST back afterwards and compare it with SOURCE")
+    add("--progress", action="store_true", help="show on standard error how far the copy is")
+    add("--json", action="store_true", help="print one JSON object, for errors too")
+    return parser
+
+
+def _refuse_later_options(options: argparse.Namespace) -> None:
+    later = {
+        "--bitmap": options.bitmap is not None,
+        "--reflink always": options.reflink == "always",
+        "--resume": options.resume,
+    }
+    for name, is_asked in later.items():
+        if is_asked:
+            raise UsageError(f"{name} is not supported by this version")
+
+
+def _source_format(options: argparse.Namespace) -> ImageFormat:
+    if options.source_format is not None:
+        return "raw" if options.source_format == "raw" else "qcow2"
+    name = os.path.basename(options.source)
+    by_ending = _FORMATS_BY_ENDING.get(os.path.splitext(name)[1].lower())
+    if by_ending is None:
+        raise UsageError(
+            f"the name '{options.source}' does not tell its format, and content is never probed; "
+            "add --source-format raw or --source-format qcow2"
+        )
+    return by_ending
+
+
+def _bandwidth(options: argparse.Namespace) -> int:
+    if options.bandwidth is None:
+        return 0
+    try:
+        return parse_rate(options.bandwidth)
+    except ValueError as error:
+        raise UsageError(f"--bandwidth: {error}") from None
+
+
+def _request(options: argparse.Namespace) -> Request:
+    _refuse_later_options(options)
+    for name in ("source", "destination"):
+        if not getattr(options, name):
+            raise UsageError(f"{name.upper()} is empty")
+    return Request(
+        source=options.source,
+        source_format=_source_format(options),
+        destination=options.destination,
+        shallow=options.shallow,
+        reuse=options.reuse,
+        raw=options.raw,
+        bandwidth_bytes_per_s=_bandwidth(options),
+        allow_paths=tuple(options.allow_path),
+        verify=options.verify,
+    )
+
+
+def _error_fields(error: EngineError) -> dict[str, object]:
+    return {
+        "kind": error.kind,
+        "message": str(error),
+        "reason": error.reason,
+        "path": error.path or None,
+        "offset_bytes": error.offset_bytes if error.offset_bytes >= 0 else None,
+        "errno": error.errno or None,
+    }
+
+
+class _Output:
+    """Says how it ended: for a person on two streams, or as one JSON object on standard output."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self._as_json = as_json
+
+    def done(self, report: CopyReport) -> int:
+        if self._as_json:
+            return self._json(EXIT_DONE, "done", report.fields())
+        moved_bytes, size_bytes = report.progress.total_bytes, report.progress.size_bytes
+        verified = ", verified" if report.verified else ""
+        print(
+            f"Copied {bytes_text(moved_bytes)} of a {bytes_text(size_bytes)} disk in {report.seconds:.2f} s "
+            f"({bytes_text(report.rate_of(moved_bytes))}/s): "
+            f"'{report.destination}', {report.destination_format}{verified}"
+        )
+        return EXIT_DONE
+
+    def usage(self, message: str) -> int:
+        if self._as_json:
+            return self._json(EXIT_USAGE, "usage", {"error": {"kind": "usage", "message": message}})
+        print(f"virtblock-copy: {message}\nTry 'virtblock-copy --help'.", file=sys.stderr)
+        return EXIT_USAGE
+
+    def failed(self, error: EngineError, left_behind: str) -> int:
+        if self._as_json:
+            return self._json(
+                EXIT_FAILED, "failed", {"error": _error_fields(error), "left_behind": left_behind or None}
+            )
+        print(f"virtblock-copy: {error}", file=sys.stderr)
+        self._tell(left_behind)
+        return EXIT_FAILED
+
+    def interrupted(self, error: Interrupted, left_behind: str) -> int:
+        # As a shell reports a process that a signal ended.
+        exit_code = 128 + error.signal_number
+        if self._as_json:
+            fields: dict[str, object] = {"is_complete": error.is_complete, "left_behind": left_behind or None}
+            return self._json(exit_code, "interrupted", fields)
+        if error.is_complete:
+            print("virtblock-copy: interrupted while verifying; the copy itself is complete", file=sys.stderr)
+        else:
+            print("virtblock-copy: interrupted", file=sys.stderr)
+            self._tell(left_behind)
+        return exit_code
+
+    def _tell(self, left_behind: str) -> None:
+        if left_behind:
+            print(f"Left behind: {left_behind}", file=sys.stderr)
+
+    def _json(self, exit_code: int, result: str, fields: dict[str, object]) -> int:
+        print(json.dumps({"result": result, "exit_code": exit_code, **fields}))
+        return exit_code
+
+
+def _left_behind(request: Request, *, existed: bool) -> str:
+    """What a copy that did not end well left at the destination's name; "" if nothing of ours."""
+    name = request.destination
+    try:
+        status = os.stat(name)
+    except OSError:
+        return ""
+    if request.reuse:
+        mark = "cannot be marked" if stat.S_ISBLK(status.st_mode) else "is marked so"
+        return f"'{name}', which is incomplete and {mark} if the copy had begun; copy again with --reuse"
+    if existed:
+        return ""
+    return f"'{name}', an empty file" if status.st_size == 0 else f"'{name}'"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    output = _Output(as_json="--json" in arguments)
+    try:
+        options = _parser().parse_args(arguments)
+        request = _request(options)
+    except UsageError as error:
+        return output.usage(str(error))
+    existed = os.path.lexists(request.destination)
+    try:
+        return output.done(run_copy(request, ProgressBar(sys.stderr) if options.progress else None))
+    except EngineError as error:
+        return output.failed(error, _left_behind(request, existed=existed))
+    except Interrupted as error:
+        return output.interrupted(error, _left_behind(request, existed=existed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
