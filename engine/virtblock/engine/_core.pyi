@@ -104,7 +104,7 @@ class Chain:
         terminated: bool = False,
         lock: bool = True,
     ) -> None:
-        """Opens all of it. `layers[0]` is the top; the others are what the domain's definition says of the images below.
+        """Opens every image. `layers[0]` is the top; the others are what the domain's definition says of those below.
 
         The rules are in core/image.h. `terminated`: the last one given is the bottom, nothing below it is followed.
         """
@@ -184,9 +184,9 @@ class CopyProgress:
 class Copy:
     """One copy of a chain to one destination.
 
-    The constructor opens, checks and locks the destination (and creates an empty file for a new one); `run` does the work
-    and blocks without Python's lock; the other methods may be called from any thread. The chain stays open for as long as
-    the copy is. Rules: core/writer.h, core/copy.h.
+    The constructor opens, checks and locks the destination (and creates an empty file for a new one); `run` does the
+    work and blocks without Python's lock; the other methods may be called from any thread. The chain stays open for as
+    long as the copy is. Rules: core/writer.h, core/copy.h.
     """
 
     def __init__(

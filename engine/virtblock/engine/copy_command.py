@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """One whole copy as a person asks for it: open the chain, copy, verify, and end in good order when a signal comes.
 
-Owns: how the options become calls of the engine. Invariants: the engine works in a thread of its own and signals only set
-a flag, so that nothing is ever half closed; `run_copy` ends only after that thread has. The source's policy never covers
-the destination's folder: where a copy goes to says nothing about what may be read.
+Owns: how the options become calls of the engine. Invariants: the engine works in a thread of its own and signals only
+set a flag, so that nothing is ever half closed; `run_copy` ends only after that thread has. The source's policy never
+covers the destination's folder: where a copy goes to says nothing about what may be read.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Interrupted(Exception):
 
 
 class SignalWatch:
-    """A context manager that notes the first signal that asks to end, instead of letting it strike between two lines."""
+    """A context manager that notes the first signal that asks to end instead of letting it strike between lines."""
 
     def __init__(self) -> None:
         self.number: int | None = None

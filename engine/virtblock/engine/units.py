@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import re
+
 KIB = 1024
 MIB = 1024 * KIB
 GIB = 1024 * MIB
@@ -10,6 +12,7 @@ TIB = 1024 * GIB
 
 _NAMES = ((TIB, "TiB"), (GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB"))
 _FACTORS = {"K": KIB, "M": MIB, "G": GIB, "T": TIB}
+_RATE = re.compile(r"(?P<number>[0-9]+(\.[0-9]+)?) ?((?P<unit>[KMGT])(iB)?)?(/s)?")
 _RATE_MAX = 2**63 - 1
 
 
@@ -30,18 +33,11 @@ def duration_text(seconds: float) -> str:
 
 
 def parse_rate(text: str) -> int:
-    """Bytes per second from `100` (MiB/s), `1.5G`, `500KiB` or `20MiB/s`; 0 is no limit. ValueError for anything else."""
-    number = text.strip().removesuffix("/s").removesuffix("B").removesuffix("i").rstrip()
-    factor = _FACTORS.get(number[-1:].upper())
-    if factor is None:
-        if number != text.strip().removesuffix("/s"):
-            raise ValueError(f"not a rate: {text!r}")
-        factor = MIB
-    else:
-        number = number[:-1].rstrip()
-    if not number.replace(".", "", 1).isdecimal() or not number.isascii():
+    """Bytes per second from `100` (MiB/s), `1.5G`, `500KiB` or `20MiB/s`; 0 is no limit. ValueError for all else."""
+    match = _RATE.fullmatch(text.strip())
+    if match is None:
         raise ValueError(f"not a rate: {text!r}")
-    rate = int(float(number) * factor)
-    if rate > _RATE_MAX or (rate == 0 and float(number) > 0):
+    rate = int(float(match["number"]) * _FACTORS[match["unit"] or "M"])
+    if rate > _RATE_MAX or (rate == 0 and float(match["number"]) > 0):
         raise ValueError(f"rate out of range: {text!r}")
     return rate
