@@ -14,7 +14,7 @@ from operator import index
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport UINT64_MAX, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 from posix.fcntl cimport O_RDONLY
@@ -178,7 +178,7 @@ cdef class PathPolicy:
         for folder in self.folders:
             if _is_beneath(resolved, folder):
                 return resolved
-        raise EngineError("denied", "Path is outside the allowed folders", path=resolved)
+        raise EngineError("denied", "the path lies outside every allowed folder", path=resolved)
 
 
 cdef bint _is_beneath(str path, str folder):
@@ -441,6 +441,8 @@ cdef class Chain:
         with nogil:
             required = vb_writer_required_bytes(plan, c_format, cluster)
             vb_plan_free(plan)
+        if required == UINT64_MAX:
+            raise _invalid(f"A disk of {self.size_bytes} bytes does not fit clusters of {cluster} bytes")
         return required
 
     def close(self):

@@ -42,45 +42,33 @@ cdef class ImageWriter:
             raise _invalid("The image writer is closed")
         return 0
 
-    cdef tuple _checked_range(self, start, length):
-        """The range, if it lies in the disk and, for qcow2, is made of whole clusters."""
-        self._check_open()
-        size = self._writer.spec.virtual_size_bytes
-        first, count = _range(start, length, size)
-        unit = self._writer.unit_bytes if self._writer.spec.format == VB_FORMAT_QCOW2 else 1
-        if first % unit or ((first + count) % unit and first + count != size):
-            raise _invalid(f"{count} bytes at {first} are not whole clusters of {unit} bytes")
-        return first, count
-
     def write(self, offset_bytes, data):
         """Puts `data` at a guest offset."""
         cdef const uint8_t[::1] view = data
         cdef size_t length = view.shape[0]
-        cdef uint64_t start
+        cdef uint64_t start = _within(offset_bytes, "offset_bytes", 0, _OFFSET_MAX)
+        cdef const uint8_t *bytes_in = &view[0] if length else NULL
         cdef int status = 0
         cdef vb_error error
         memset(&error, 0, sizeof(error))
         with self._mutex:
-            start = self._checked_range(offset_bytes, length)[0]
-            if length == 0:
-                return
+            self._check_open()
             with nogil:
-                status = self._writer.ops.write(self._writer, start, &view[0], length, &error)
+                status = self._writer.ops.write(self._writer, start, bytes_in, length, &error) if length else 0
         if status < 0:
             raise _failure(&error)
 
     def zero(self, offset_bytes, length_bytes):
         """Makes a range read as zeros."""
-        cdef uint64_t start, length
+        cdef uint64_t start = _within(offset_bytes, "offset_bytes", 0, _OFFSET_MAX)
+        cdef uint64_t length = _within(length_bytes, "length_bytes", 0, _OFFSET_MAX)
         cdef int status = 0
         cdef vb_error error
         memset(&error, 0, sizeof(error))
         with self._mutex:
-            start, length = self._checked_range(offset_bytes, length_bytes)
-            if length == 0:
-                return
+            self._check_open()
             with nogil:
-                status = self._writer.ops.zero(self._writer, start, length, &error)
+                status = self._writer.ops.zero(self._writer, start, length, &error) if length else 0
         if status < 0:
             raise _failure(&error)
 
