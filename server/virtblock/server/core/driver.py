@@ -113,10 +113,17 @@ class BlockJobOps(Protocol):
 class JobOrigin(Protocol):
     """Who started a job and under which request id (see `jobs.Origin`)."""
 
-    principal: str
-    request_id: str
-    request_digest: str
+    @property
+    def principal(self) -> str: ...
+    @property
+    def request_id(self) -> str: ...
+    @property
+    def request_digest(self) -> str: ...
 
 
 class Driver(ConnectOps, DomainOps, BlockJobOps, Protocol):
-    """A whole driver. Real ones define any subset."""
+    """A whole driver. Real ones define any subset, and should not inherit from this.
+
+    Beside the methods a driver's class has `flag_masks: dict[str, int]`: for each of its methods with flags, the bits that it
+    accepts. That and the methods are what GetCapabilities tells.
+    """

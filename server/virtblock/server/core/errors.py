@@ -60,6 +60,7 @@ class ErrorDomain(IntEnum):
     QEMU = 10
     STORAGE = 18
     DOMAIN = 20
+    DOMAIN_SNAPSHOT = 35
     ACCESS = 55
 
 
@@ -152,9 +153,9 @@ def argument_check(
     return VirError(number, text, domain=domain, str1=function, str2=argument, int1=0, int2=0)
 
 
-def must_not_be_null(argument: str, function: str) -> VirError:
+def must_not_be_null(argument: str, function: str, *, domain: int = ErrorDomain.DOMAIN) -> VirError:
     """`virCheckNonNullArgGoto` of the public API, e.g. `disk in virDomainBlockCopy must not be NULL`."""
-    return argument_check(function, argument, f"{argument} in {function} must not be NULL")
+    return argument_check(function, argument, f"{argument} in {function} must not be NULL", domain=domain)
 
 
 def unsupported_flags(flags: int, supported: int, driver_function: str) -> VirError:
@@ -163,10 +164,10 @@ def unsupported_flags(flags: int, supported: int, driver_function: str) -> VirEr
     return argument_check(driver_function, "flags", text, domain=ErrorDomain.QEMU)
 
 
-def read_only(function: str) -> VirError:
+def read_only(function: str, *, domain: int = ErrorDomain.DOMAIN) -> VirError:
     """A changing call on a read-only connection (29)."""
     detail = f"read only access prevents {function}"
-    return report(ErrorNumber.OPERATION_DENIED, detail, domain=ErrorDomain.DOMAIN)
+    return report(ErrorNumber.OPERATION_DENIED, detail, domain=domain)
 
 
 def no_support(function: str, *, domain: int = ErrorDomain.DOMAIN) -> VirError:
