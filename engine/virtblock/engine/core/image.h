@@ -69,7 +69,7 @@ const struct vb_image_info *vb_layer_info(const struct vb_layer *layer);
 const struct vb_file *vb_layer_file(const struct vb_layer *layer);
 
 /* Calls `visit` for every extent of [start, start+length) in order; neighbours of one kind that are contiguous are merged.
- * A range beyond virtual_size is reported as UNALLOCATED... the caller cuts. `visit` returns 0 to go on, negative to stop. */
+ * A range beyond virtual_size is reported as one UNALLOCATED extent. `visit` returns 0 to go on, negative to stop. */
 typedef int (*vb_extent_visitor)(void *opaque, const struct vb_extent *extent, struct vb_error *error);
 int vb_layer_map(struct vb_layer *layer, uint64_t start_bytes, uint64_t length_bytes, vb_extent_visitor visit, void *opaque,
 		 struct vb_error *error);
@@ -96,7 +96,8 @@ size_t vb_chain_depth(const struct vb_chain *chain);
 struct vb_layer *vb_chain_layer(const struct vb_chain *chain, size_t index);
 uint64_t vb_chain_size_bytes(const struct vb_chain *chain);   /* of the top */
 
-/* "raw" or "qcow2" by the first bytes; only for REUSE_EXT, where libvirt probes too. */
+/* "raw" or "qcow2" by the first bytes, 0 on failure; only for REUSE_EXT, where libvirt probes too. An unfinished copy in a qcow2
+ * file counts as qcow2. */
 enum vb_format vb_format_probe(const struct vb_file *file, struct vb_error *error);
 
 /* A lane's private means to read: decompressors and their buffers. Not shared between threads. */

@@ -1,0 +1,274 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Owns: opening a chain: which file is the next layer, in which format, and when to refuse.
+ *
+ * Invariants: no file is opened whose format nobody gave, none that the policy does not allow, none twice, and every layer is locked before it
+ * is read. Names in images resolve like QEMU's: relative to the folder of the name by which the image above was
+ * opened, not of what a link there leads to.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "layer.h"
+#include "sys.h"
+
+struct vb_chain {
+	size_t depth;
+	struct vb_layer *layers[VB_CHAIN_DEPTH_MAX];
+};
+
+/* What one vb_chain_open works on. */
+struct opening {
+	const struct vb_policy *policy;
+	enum vb_lock_role role;
+	struct vb_chain *chain;
+	char *name;                  /* by which the lowest layer was opened */
+	struct vb_error *error;
+};
+
+static const char *lowest_path(const struct opening *opening)
+{
+	return opening->chain->layers[opening->chain->depth - 1]->file.path;
+}
+
+/* Passes on why a layer below the top failed, and says which image wanted it. */
+static int refuse_backing(const struct opening *opening, const struct vb_error *cause)
+{
+	enum vb_error_kind kind = cause->kind;
+	bool is_missing = kind == VB_ERROR_SYSTEM && (cause->system_errno == ENOENT || cause->system_errno == ENOTDIR);
+
+	if (is_missing)
+		return vb_fail(opening->error, VB_ERROR_BACKING, ENOENT, cause->path, -1,
+			       "the backing file is missing; \"%s\" is built on it", lowest_path(opening));
+	return vb_fail(opening->error, kind, cause->system_errno, cause->path, cause->offset_bytes,
+		       "%s (backing file of \"%s\")", cause->message, lowest_path(opening));
+}
+
+/* The file that a name in the lowest layer leads to, malloc'd. */
+static char *backing_name(const struct opening *opening)
+{
+	const struct vb_layer *above = opening->chain->layers[opening->chain->depth - 1];
+	const char *recorded = above->info.backing_path;
+	const char *slash;
+	size_t folder_length, name_length;
+	char *name;
+
+	if (strncmp(recorded, "file:", 5) == 0)
+		recorded += 5;
+	if (recorded[strcspn(recorded, ":/")] == ':') {
+		vb_fail(opening->error, VB_ERROR_DENIED, EACCES, above->file.path, -1,
+			"the backing file \"%s\" is named by a protocol; only files are opened", recorded);
+		return NULL;
+	}
+	slash = strrchr(opening->name, '/');
+	folder_length = recorded[0] == '/' || slash == NULL ? 0 : (size_t)(slash - opening->name) + 1;
+	name_length = strlen(recorded);
+	name = malloc(folder_length + name_length + 1);
+	if (name == NULL) {
+		vb_fail(opening->error, VB_ERROR_MEMORY, ENOMEM, above->file.path, -1, "out of memory for a backing file's name");
+		return NULL;
+	}
+	memcpy(name, opening->name, folder_length);
+	memcpy(name + folder_length, recorded, name_length + 1);
+	return name;
+}
+
+static int check_new(const struct opening *opening, const struct vb_file *file)
+{
+	const struct vb_chain *chain = opening->chain;
+
+	for (size_t i = 0; i < chain->depth; i++) {
+		if (chain->layers[i]->file.device == file->device && chain->layers[i]->file.inode == file->inode)
+			return vb_fail(opening->error, VB_ERROR_BACKING, ELOOP, file->path, -1,
+				       "the backing chain has a loop: \"%s\" comes back to this image", lowest_path(opening));
+	}
+	if (chain->depth == VB_CHAIN_DEPTH_MAX)
+		return vb_fail(opening->error, VB_ERROR_BACKING, ELOOP, file->path, -1, "the backing chain is deeper than %u images",
+			       VB_CHAIN_DEPTH_MAX);
+	return 0;
+}
+
+/* Adds the file as the lowest layer. Takes `file` and `name` over, also on failure. */
+static int add_layer(struct opening *opening, struct vb_file *file, char *name, enum vb_format format)
+{
+	struct vb_chain *chain = opening->chain;
+	struct vb_error cause = { 0 };
+	struct vb_layer *layer = NULL;
+
+	if (check_new(opening, file) < 0) {
+		vb_file_close(file);
+		free(name);
+		return -1;
+	}
+	if (vb_lock_image(file, opening->role, &cause) < 0)
+		vb_file_close(file);
+	else
+		layer = vb_layer_open(file, format, &cause);
+	if (layer == NULL) {
+		free(name);
+		if (chain->depth > 0)
+			return refuse_backing(opening, &cause);
+		*opening->error = cause;
+		return -1;
+	}
+	free(opening->name);
+	opening->name = name;
+	chain->layers[chain->depth++] = layer;
+	return 0;
+}
+
+/* Opens what the lowest layer names. */
+static int open_backing(const struct opening *opening, struct vb_file *file, char **name)
+{
+	struct vb_error cause = { 0 };
+
+	*name = backing_name(opening);
+	if (*name == NULL)
+		return -1;
+	if (vb_policy_open(opening->policy, *name, O_RDONLY, 0, file, &cause) < 0) {
+		free(*name);
+		return refuse_backing(opening, &cause);
+	}
+	return 0;
+}
+
+static int format_of_backing(const struct opening *opening, enum vb_format *format)
+{
+	const struct vb_layer *above = opening->chain->layers[opening->chain->depth - 1];
+	const char *recorded = above->info.backing_format;
+
+	if (recorded == NULL)
+		return vb_fail(opening->error, VB_ERROR_BACKING_FORMAT, 0, above->file.path, -1,
+			       "the format of the backing file \"%s\" is not recorded", above->info.backing_path);
+	if (strcmp(recorded, "raw") == 0)
+		*format = VB_FORMAT_RAW;
+	else if (strcmp(recorded, "qcow2") == 0)
+		*format = VB_FORMAT_QCOW2;
+	else
+		return vb_fail(opening->error, VB_ERROR_UNSUPPORTED, ENOTSUP, above->file.path, -1,
+			       "the backing file \"%s\" has format \"%s\", which is not supported", above->info.backing_path, recorded);
+	return 0;
+}
+
+/* Follows the images' own headers to the bottom. */
+static int follow(struct opening *opening)
+{
+	for (;;) {
+		const struct vb_layer *lowest = opening->chain->layers[opening->chain->depth - 1];
+		enum vb_format format = VB_FORMAT_RAW;
+		struct vb_file file;
+		char *name;
+
+		if (lowest->info.backing_path == NULL)
+			return 0;
+		if (format_of_backing(opening, &format) < 0 || open_backing(opening, &file, &name) < 0 ||
+		    add_layer(opening, &file, name, format) < 0)
+			return -1;
+	}
+}
+
+/* The image above must name this very file, whatever the names look like. */
+static int check_named(const struct opening *opening, const struct vb_file *file)
+{
+	const struct vb_layer *above = opening->chain->layers[opening->chain->depth - 1];
+	struct vb_file named;
+	bool is_same;
+	char *name;
+
+	if (above->info.backing_path == NULL)
+		return vb_fail(opening->error, VB_ERROR_BACKING, 0, above->file.path, -1,
+			       "the definition has \"%s\" below this image, but the image records no backing file", file->path);
+	if (open_backing(opening, &named, &name) < 0)
+		return -1;
+	is_same = named.device == file->device && named.inode == file->inode;
+	vb_file_close(&named);
+	free(name);
+	if (is_same)
+		return 0;
+	return vb_fail(opening->error, VB_ERROR_BACKING, 0, above->file.path, -1,
+		       "the definition has \"%s\" below this image, but the image records \"%s\", which is another file", file->path,
+		       above->info.backing_path);
+}
+
+static int add_spec(struct opening *opening, const struct vb_layer_spec *spec)
+{
+	struct vb_error cause = { 0 };
+	struct vb_file file;
+	char *name;
+
+	if (vb_policy_open(opening->policy, spec->path, O_RDONLY, 0, &file, &cause) < 0) {
+		if (opening->chain->depth > 0)
+			return refuse_backing(opening, &cause);
+		*opening->error = cause;
+		return -1;
+	}
+	if (opening->chain->depth > 0 && check_named(opening, &file) < 0) {
+		vb_file_close(&file);
+		return -1;
+	}
+	name = strdup(spec->path);
+	if (name == NULL) {
+		vb_file_close(&file);
+		return vb_fail(opening->error, VB_ERROR_MEMORY, ENOMEM, spec->path, -1, "out of memory for a name");
+	}
+	return add_layer(opening, &file, name, spec->format);
+}
+
+static int open_all(struct opening *opening, const struct vb_layer_spec *specs, size_t spec_count, bool terminated)
+{
+	for (size_t i = 0; i < spec_count; i++) {
+		if (add_spec(opening, &specs[i]) < 0)
+			return -1;
+	}
+	return terminated ? 0 : follow(opening);
+}
+
+struct vb_chain *vb_chain_open(const struct vb_policy *policy, const struct vb_layer_spec *specs, size_t spec_count,
+			       bool terminated, enum vb_lock_role role, struct vb_error *error)
+{
+	struct vb_error unused;
+	struct opening opening = { .policy = policy, .role = role, .error = error != NULL ? error : &unused };
+	int result;
+
+	if (spec_count == 0) {
+		vb_fail(error, VB_ERROR_INVALID, EINVAL, NULL, -1, "a chain needs its top image");
+		return NULL;
+	}
+	opening.chain = calloc(1, sizeof(*opening.chain));
+	if (opening.chain == NULL) {
+		vb_fail(error, VB_ERROR_MEMORY, ENOMEM, specs[0].path, -1, "out of memory for a chain");
+		return NULL;
+	}
+	result = open_all(&opening, specs, spec_count, terminated);
+	free(opening.name);
+	if (result < 0) {
+		vb_chain_close(opening.chain);
+		return NULL;
+	}
+	return opening.chain;
+}
+
+void vb_chain_close(struct vb_chain *chain)
+{
+	if (chain == NULL)
+		return;
+	for (size_t i = 0; i < chain->depth; i++)
+		vb_layer_close(chain->layers[i]);
+	free(chain);
+}
+
+size_t vb_chain_depth(const struct vb_chain *chain)
+{
+	return chain->depth;
+}
+
+struct vb_layer *vb_chain_layer(const struct vb_chain *chain, size_t index)
+{
+	return index < chain->depth ? chain->layers[index] : NULL;
+}
+
+uint64_t vb_chain_size_bytes(const struct vb_chain *chain)
+{
+	return chain->layers[0]->info.virtual_size_bytes;
+}
