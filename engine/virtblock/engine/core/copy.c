@@ -1,0 +1,228 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * One copy: its life and its control.
+ *
+ * Owns: the order of the phases: plan, room, layout, dirty set, gaps, lanes, publish. Invariants: see copy.h; the destination is published
+ * only when the dirty bitmap is empty, nothing is in flight, no lane failed and nobody cancelled.
+ */
+#include "copy.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "copy_state.h"
+#include "sys.h"
+
+#define GRANULE_COUNT_MAX (1ull << 26)   /* 8 MiB of bits: default granules grow on disks above 4 TiB */
+
+uint64_t vb_copy_now_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000000000ull + (uint64_t)now.tv_nsec;
+}
+
+bool vb_copy_is_cancelled(const struct vb_copy *copy)
+{
+	return __atomic_load_n(&copy->cancelled, __ATOMIC_RELAXED);
+}
+
+static int check_sizes(const struct vb_chain *source, const struct vb_writer *destination, struct vb_error *error)
+{
+	uint64_t source_bytes = vb_chain_size_bytes(source);
+
+	if (destination->spec.virtual_size_bytes == source_bytes)
+		return 0;
+	return vb_fail(error, VB_ERROR_SIZE, 0, destination->spec.path, -1,
+		       "The destination was opened for a disk of %llu bytes, the source has %llu",
+		       (unsigned long long)destination->spec.virtual_size_bytes, (unsigned long long)source_bytes);
+}
+
+static uint32_t choose_granule(const struct vb_copy_options *options, uint64_t size_bytes, uint32_t unit_bytes)
+{
+	uint32_t granule_bytes = options->granule_bytes;
+
+	if (granule_bytes == 0) {
+		granule_bytes = VB_GRANULE_DEFAULT_BYTES;
+		while (size_bytes / granule_bytes > GRANULE_COUNT_MAX && granule_bytes < VB_GRANULE_MAX_BYTES)
+			granule_bytes *= 2;
+	}
+	return granule_bytes < unit_bytes ? unit_bytes : granule_bytes;
+}
+
+struct vb_copy *vb_copy_new(const struct vb_chain *source, struct vb_writer *destination, const struct vb_copy_options *options,
+			    struct vb_error *error)
+{
+	if (check_sizes(source, destination, error))
+		return NULL;
+
+	struct vb_copy *copy = calloc(1, sizeof(*copy));
+
+	if (!copy) {
+		vb_fail(error, VB_ERROR_MEMORY, 0, NULL, -1, "No memory for the copy");
+		return NULL;
+	}
+	copy->source = source;
+	copy->destination = destination;
+	copy->options = *options;
+	copy->options.granule_bytes = choose_granule(options, vb_chain_size_bytes(source), destination->unit_bytes);
+	pthread_mutex_init(&copy->error_mutex, NULL);
+	atomic_init(&copy->phase, VB_COPY_NEW);
+	atomic_init(&copy->failed_bytes, UINT64_MAX);
+	copy->throttle = vb_throttle_new(options->bandwidth_bytes_per_s, error);
+	copy->bitmap = vb_bitmap_new(vb_chain_size_bytes(source), copy->options.granule_bytes, error);
+	if (copy->throttle && copy->bitmap)
+		return copy;
+	vb_copy_free(copy);
+	return NULL;
+}
+
+void vb_copy_free(struct vb_copy *copy)
+{
+	if (!copy)
+		return;
+	vb_plan_free(copy->plan);
+	vb_bitmap_free(copy->bitmap);
+	vb_throttle_free(copy->throttle);
+	pthread_mutex_destroy(&copy->error_mutex);
+	free(copy);
+}
+
+void vb_copy_cancel(struct vb_copy *copy)
+{
+	__atomic_store_n(&copy->cancelled, true, __ATOMIC_RELAXED);
+	atomic_store(&copy->stop, true);
+	vb_throttle_cancel(copy->throttle);
+}
+
+void vb_copy_pause(struct vb_copy *copy)
+{
+	vb_throttle_pause(copy->throttle);
+}
+
+void vb_copy_resume(struct vb_copy *copy)
+{
+	vb_throttle_resume(copy->throttle);
+}
+
+void vb_copy_set_bandwidth(struct vb_copy *copy, uint64_t bandwidth_bytes_per_s)
+{
+	vb_throttle_set_rate(copy->throttle, bandwidth_bytes_per_s);
+}
+
+static int check_space(const struct vb_copy *copy, struct vb_error *error)
+{
+	const struct vb_writer *destination = copy->destination;
+	struct statvfs room;
+
+	if (!copy->options.check_space || destination->spec.reuse)
+		return 0;
+	if (vb_sys->fstatvfs(destination->file.fd, &room))
+		return vb_fail(error, VB_ERROR_SYSTEM, errno, destination->file.path, -1,
+			       "Cannot read the free space of the destination's file system");
+
+	uint64_t free_bytes = (uint64_t)room.f_bavail * (uint64_t)room.f_frsize;
+	uint64_t required_bytes =
+		vb_writer_required_bytes(copy->plan, destination->spec.format, destination->spec.cluster_size_bytes);
+
+	if (required_bytes <= free_bytes)
+		return 0;
+	return vb_fail(error, VB_ERROR_SPACE, 0, destination->spec.path, -1,
+		       "The copy needs up to %llu bytes, the destination's file system has %llu free",
+		       (unsigned long long)required_bytes, (unsigned long long)free_bytes);
+}
+
+static uint32_t choose_chunk(const struct vb_copy *copy)
+{
+	uint32_t chunk_bytes = VB_CHUNK_BYTES;
+
+	if (chunk_bytes < copy->options.granule_bytes)
+		chunk_bytes = copy->options.granule_bytes;
+	if (chunk_bytes < copy->plan->compressed_unit_bytes)
+		chunk_bytes = copy->plan->compressed_unit_bytes;
+	return chunk_bytes;
+}
+
+/* What is dirty: every extent; and everything, where the destination's own content must go. The rest is known to be right. */
+static void make_dirty_set(struct vb_copy *copy)
+{
+	bool is_full = copy->plan->mode == VB_PLAN_FULL;
+
+	if (is_full && copy->destination->zero_needed)
+		vb_bitmap_set(copy->bitmap, 0, copy->plan->size_bytes);
+	else
+		for (size_t index = 0; index < copy->plan->extent_count; index++)
+			vb_bitmap_set(copy->bitmap, copy->plan->extents[index].start_bytes,
+				      copy->plan->extents[index].length_bytes);
+
+	uint64_t dirty_bytes = vb_bitmap_dirty_bytes(copy->bitmap);
+
+	atomic_store(&copy->total_bytes, dirty_bytes);
+	if (is_full)
+		atomic_store(&copy->zero_bytes, copy->plan->size_bytes - dirty_bytes);
+}
+
+static int fail_if_cancelled(const struct vb_copy *copy, struct vb_error *error)
+{
+	if (!vb_copy_is_cancelled(copy))
+		return 0;
+	return vb_fail(error, VB_ERROR_CANCELLED, 0, NULL, -1, "The copy was cancelled");
+}
+
+static int plan(struct vb_copy *copy, struct vb_error *error)
+{
+	struct vb_writer *destination = copy->destination;
+
+	atomic_store(&copy->phase, VB_COPY_PLANNING);
+	copy->plan = vb_plan_make(copy->source, copy->options.mode, destination->unit_bytes, &copy->cancelled, error);
+	if (!copy->plan)
+		return -1;
+	if (check_space(copy, error) || fail_if_cancelled(copy, error) ||
+	    destination->ops->prepare(destination, copy->plan, error))
+		return -1;
+	copy->chunk_bytes = choose_chunk(copy);
+	make_dirty_set(copy);
+	atomic_store(&copy->is_planned, true);
+	return 0;
+}
+
+static int move(struct vb_copy *copy, struct vb_error *error)
+{
+	atomic_store(&copy->phase, VB_COPY_COPYING);
+	if (copy->plan->mode == VB_PLAN_FULL && copy->destination->zero_needed && vb_copy_zero_gaps(copy, error))
+		return -1;
+	vb_copy_run_lanes(copy);
+	if (copy->has_error) {
+		*error = copy->error;
+		return -1;
+	}
+	/* A pause holds the end off too; a cancel is heard for the last time. */
+	if (!vb_throttle_pass(copy->throttle, 0) || vb_copy_is_cancelled(copy))
+		return fail_if_cancelled(copy, error);
+	if (vb_bitmap_dirty_bytes(copy->bitmap) || vb_bitmap_in_flight_bytes(copy->bitmap))
+		return vb_fail(error, VB_ERROR_INTERNAL, 0, NULL, -1, "The lanes ended with %llu bytes left",
+			       (unsigned long long)vb_bitmap_dirty_bytes(copy->bitmap));
+	return 0;
+}
+
+static int publish(struct vb_copy *copy, struct vb_error *error)
+{
+	atomic_store(&copy->phase, VB_COPY_FLUSHING);
+	return copy->destination->ops->publish(copy->destination, error);
+}
+
+int vb_copy_run(struct vb_copy *copy, struct vb_error *error)
+{
+	if (atomic_exchange(&copy->was_run, true))
+		return vb_fail(error, VB_ERROR_INTERNAL, 0, NULL, -1, "A copy runs only once");
+	atomic_store(&copy->started_ns, vb_copy_now_ns());
+
+	int result = plan(copy, error) || move(copy, error) || publish(copy, error) ? -1 : 0;
+
+	atomic_store(&copy->ended_ns, vb_copy_now_ns());
+	atomic_store(&copy->phase, result ? VB_COPY_FAILED : VB_COPY_DONE);
+	return result;
+}

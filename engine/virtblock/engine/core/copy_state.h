@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * One copy's state, shared by copy.c (life and control), lane.c (moving) and copy_progress.c (showing). Internal to the core.
+ *
+ * Invariants: `plan` and `bitmap` are set by the running thread before `is_planned`, and stay until vb_copy_free, so other
+ * threads may read them once they see it. `cursor_bytes` is touched only inside vb_bitmap_claim. `error` is written once, under its
+ * mutex, by whoever fails first; `stop` tells the others.
+ */
+#ifndef VB_COPY_STATE_H
+#define VB_COPY_STATE_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "copy.h"
+#include "throttle.h"
+
+#define VB_LANE_COUNT_MAX 4u
+
+struct vb_copy {
+	const struct vb_chain *source;
+	struct vb_writer *destination;
+	struct vb_copy_options options;
+	struct vb_throttle *throttle;
+	struct vb_plan *plan;
+	struct vb_bitmap *bitmap;
+	uint32_t chunk_bytes;
+	uint64_t cursor_bytes;
+
+	atomic_bool is_planned;
+	atomic_bool stop;
+	bool cancelled;             /* by __atomic operations: the planner polls it as a plain bool */
+	atomic_int phase;           /* enum vb_copy_phase */
+	atomic_bool was_run;
+
+	_Atomic uint64_t total_bytes;
+	_Atomic uint64_t read_bytes;
+	_Atomic uint64_t written_bytes;
+	_Atomic uint64_t zero_bytes;
+	_Atomic uint64_t started_ns;   /* 0: not yet */
+	_Atomic uint64_t ended_ns;     /* 0: not yet */
+	_Atomic uint64_t failed_bytes; /* where the first failed chunk starts; UINT64_MAX if none */
+
+	pthread_mutex_t error_mutex;
+	bool has_error;
+	struct vb_error error;
+};
+
+uint64_t vb_copy_now_ns(void);
+bool vb_copy_is_cancelled(const struct vb_copy *copy);
+
+/* Makes the disk's large gaps read as zeros on a destination whose content is unknown. 0, or negative with `error` filled. */
+int vb_copy_zero_gaps(struct vb_copy *copy, struct vb_error *error);
+/* Runs lanes, the calling thread being one, until nothing is left to claim or one fails: then copy->error is filled. */
+void vb_copy_run_lanes(struct vb_copy *copy);
+
+#endif

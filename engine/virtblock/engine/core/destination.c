@@ -1,0 +1,212 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Opening a destination, and the part that every kind of writer shares.
+ *
+ * Owns: the order of the checks and the choice of the writer. Invariants: nothing but an empty PATH (and its partial file) is made
+ * before every check has passed; an existing destination is not changed here at all.
+ */
+#include "destination.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "lock.h"
+#include "qcow2_layout.h"
+#include "sys.h"
+
+#define RAW_UNIT_BYTES 4096u
+
+int vb_destination_check_source(const struct vb_file *file, const struct vb_chain *source, struct vb_error *error)
+{
+	for (size_t index = 0; source && index < vb_chain_depth(source); index++) {
+		const struct vb_file *layer = vb_layer_file(vb_chain_layer(source, index));
+
+		if (layer->device == file->device && layer->inode == file->inode)
+			return vb_fail(error, VB_ERROR_SAME_FILE, 0, file->path, -1,
+				       "The destination is the same file as the source's image '%s'", layer->path);
+	}
+	return 0;
+}
+
+static int check_spec(const struct vb_destination_spec *spec, struct vb_error *error)
+{
+	if (!spec->path || !*spec->path)
+		return vb_fail(error, VB_ERROR_INVALID, 0, NULL, -1, "The destination has no path");
+	if (spec->format != VB_FORMAT_RAW && spec->format != VB_FORMAT_QCOW2)
+		return vb_fail(error, VB_ERROR_INVALID, 0, spec->path, -1, "Unknown destination format %d", (int)spec->format);
+	if (spec->backing_path && (spec->format == VB_FORMAT_RAW || spec->reuse))
+		return vb_fail(error, VB_ERROR_INVALID, 0, spec->path, -1,
+			       "Only a new qcow2 destination can be given a backing file");
+	if (spec->virtual_size_bytes > INT64_MAX)
+		return vb_fail(error, VB_ERROR_INVALID, 0, spec->path, -1, "A disk cannot have %llu bytes",
+			       (unsigned long long)spec->virtual_size_bytes);
+	return 0;
+}
+
+static struct vb_writer *open_new(const struct vb_policy *policy, const struct vb_destination_spec *spec, bool exclusive,
+				  const struct vb_chain *source, struct vb_error *error)
+{
+	struct vb_file target, partial;
+
+	if (vb_new_file_open(policy, spec->path, exclusive, source, &target, &partial, error))
+		return NULL;
+	if (spec->format == VB_FORMAT_RAW)
+		return vb_raw_writer_new(&target, &partial, spec, error);
+	return vb_qcow2_linear_writer_new(&target, &partial, spec, error);
+}
+
+/* O_EXCL without O_CREAT claims a block device against mounts and other claims; for files it says nothing. */
+static int open_existing(const struct vb_policy *policy, const char *path, struct vb_file *file, struct vb_error *error)
+{
+	if (vb_policy_open(policy, path, O_RDWR, 0, file, error))
+		return -1;
+	if (!file->is_block_device)
+		return 0;
+	vb_file_close(file);
+	return vb_policy_open(policy, path, O_RDWR | O_EXCL, 0, file, error);
+}
+
+static struct vb_writer *open_reused(const struct vb_policy *policy, const struct vb_destination_spec *spec,
+				     enum vb_existing_role role, const struct vb_chain *source, struct vb_error *error)
+{
+	struct vb_file file;
+
+	if (open_existing(policy, spec->path, &file, error))
+		return NULL;
+	if (vb_destination_check_source(&file, source, error) || vb_lock_image(&file, VB_LOCK_WRITER, error)) {
+		vb_file_close(&file);
+		return NULL;
+	}
+	if (spec->format == VB_FORMAT_RAW)
+		return vb_raw_writer_existing(&file, spec, role, error);
+	return vb_qcow2_inplace_writer_open(&file, spec, role, error);
+}
+
+struct vb_writer *vb_writer_open(const struct vb_policy *policy, const struct vb_destination_spec *spec,
+				 const struct vb_chain *source, struct vb_error *error)
+{
+	if (check_spec(spec, error))
+		return NULL;
+	if (spec->reuse)
+		return open_reused(policy, spec, VB_EXISTING_DESTINATION, source, error);
+	return open_new(policy, spec, false, source, error);
+}
+
+struct vb_writer *vb_destination_create(const struct vb_policy *policy, const struct vb_destination_spec *spec,
+					struct vb_error *error)
+{
+	return check_spec(spec, error) ? NULL : open_new(policy, spec, true, NULL, error);
+}
+
+struct vb_writer *vb_image_open_writable(const struct vb_policy *policy, const char *path, enum vb_format format,
+					 struct vb_error *error)
+{
+	struct vb_destination_spec spec = {.path = path, .format = format, .reuse = true, .durable = true};
+
+	if (check_spec(&spec, error))
+		return NULL;
+
+	struct vb_writer *writer = open_reused(policy, &spec, VB_EXISTING_IMAGE, NULL, error);
+
+	if (writer && writer->ops->prepare(writer, NULL, error)) {
+		writer->ops->close(writer);
+		return NULL;
+	}
+	return writer;
+}
+
+/* Units that the plan's DATA touches; neighbours that share a unit count it once. */
+static uint64_t touched_bytes(const struct vb_plan *plan, uint64_t unit_bytes)
+{
+	uint64_t total = 0, next = 0;
+
+	for (size_t index = 0; index < plan->extent_count; index++) {
+		const struct vb_extent *extent = &plan->extents[index];
+		uint64_t first = extent->start_bytes / unit_bytes;
+		uint64_t end = (extent->start_bytes + extent->length_bytes + unit_bytes - 1) / unit_bytes;
+
+		if (extent->kind == VB_EXTENT_ZERO)
+			continue;
+		if (first < next)
+			first = next;
+		if (first < end) {
+			total += (end - first) * unit_bytes;
+			next = end;
+		}
+	}
+	return total;
+}
+
+uint64_t vb_writer_required_bytes(const struct vb_plan *plan, enum vb_format format, uint32_t cluster_size_bytes)
+{
+	struct vb_qcow2_layout layout;
+	struct vb_error error;
+
+	if (format == VB_FORMAT_RAW)
+		return touched_bytes(plan, RAW_UNIT_BYTES);
+	if (vb_qcow2_layout_make(&layout, plan, plan->size_bytes, cluster_size_bytes, NULL, &error))
+		return UINT64_MAX;
+	vb_qcow2_layout_free(&layout);
+	return layout.file_size_bytes;
+}
+
+static char *copy_text(const char *text, bool *failed)
+{
+	char *copy = text ? strdup(text) : NULL;
+
+	*failed |= text && !copy;
+	return copy;
+}
+
+int vb_writer_init(struct vb_writer *writer, const struct vb_writer_ops *ops, struct vb_file *file,
+		   const struct vb_destination_spec *spec, struct vb_error *error)
+{
+	bool failed = false;
+
+	*writer = (struct vb_writer){.ops = ops, .file = *file, .spec = *spec, .unit_bytes = RAW_UNIT_BYTES};
+	*file = (struct vb_file){.fd = -1, .folder_fd = -1};
+	writer->spec.path = copy_text(spec->path, &failed);
+	writer->spec.backing_path = copy_text(spec->backing_path, &failed);
+	writer->spec.backing_format = copy_text(spec->backing_format, &failed);
+	if (!failed)
+		return 0;
+	return vb_fail(error, VB_ERROR_MEMORY, 0, spec->path, -1, "No memory for the destination");
+}
+
+void vb_writer_release(struct vb_writer *writer)
+{
+	vb_file_close(&writer->file);
+	free((char *)writer->spec.path);
+	free((char *)writer->spec.backing_path);
+	free((char *)writer->spec.backing_format);
+}
+
+int vb_writer_check_range(const struct vb_writer *writer, uint64_t start_bytes, uint64_t length_bytes, struct vb_error *error)
+{
+	uint64_t size_bytes = writer->spec.virtual_size_bytes;
+	uint64_t unit_mask = writer->unit_bytes - 1;
+
+	if (start_bytes > size_bytes || length_bytes > size_bytes - start_bytes)
+		return vb_fail(error, VB_ERROR_INVALID, 0, writer->file.path, -1,
+			       "%llu bytes at %llu reach beyond the disk's end at %llu", (unsigned long long)length_bytes,
+			       (unsigned long long)start_bytes, (unsigned long long)size_bytes);
+	if (writer->spec.format == VB_FORMAT_QCOW2 &&
+	    ((start_bytes & unit_mask) != 0 ||
+	     ((length_bytes & unit_mask) != 0 && start_bytes + length_bytes != size_bytes)))
+		return vb_fail(error, VB_ERROR_INVALID, 0, writer->file.path, -1,
+			       "%llu bytes at %llu are not whole clusters of %u bytes", (unsigned long long)length_bytes,
+			       (unsigned long long)start_bytes, writer->unit_bytes);
+	return 0;
+}
+
+int vb_writer_sync(const struct vb_writer *writer, struct vb_error *error)
+{
+	return writer->spec.durable ? vb_fdatasync(writer->file.fd, writer->file.path, error) : 0;
+}
+
+void vb_writer_start_write_back(struct vb_writer *writer)
+{
+	if (writer->spec.durable)
+		vb_sys->sync_file_range(writer->file.fd, 0, 0, SYNC_FILE_RANGE_WRITE);
+}

@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the kinds of destination share. Internal to the core.
+ *
+ * Owns: the life of a new destination's two files, and the common part of every writer.
+ * Invariants: a constructor takes over the files it is given, also on failure. `target` is the empty file at PATH, held open and
+ * locked so that no second copy can start for the same PATH; `file` is the partial file. For an existing destination only `file` is there.
+ */
+#ifndef VB_DESTINATION_H
+#define VB_DESTINATION_H
+
+#include "writer.h"
+
+/* Who uses an existing image, and so which mark it carries while it is being changed. */
+enum vb_existing_role {
+	VB_EXISTING_DESTINATION = 1,   /* a copy fills it: marked unfinished until publish() */
+	VB_EXISTING_IMAGE = 2          /* a tool changes it: it stays a good image all the time, a crash leaks clusters at most */
+};
+
+struct vb_writer *vb_raw_writer_new(struct vb_file *target, struct vb_file *file, const struct vb_destination_spec *spec,
+				    struct vb_error *error);
+struct vb_writer *vb_raw_writer_existing(struct vb_file *file, const struct vb_destination_spec *spec,
+					 enum vb_existing_role role, struct vb_error *error);
+struct vb_writer *vb_qcow2_linear_writer_new(struct vb_file *target, struct vb_file *file,
+					     const struct vb_destination_spec *spec, struct vb_error *error);
+/* spec->virtual_size_bytes 0: whatever the image has. */
+struct vb_writer *vb_qcow2_inplace_writer_open(struct vb_file *file, const struct vb_destination_spec *spec,
+					       enum vb_existing_role role, struct vb_error *error);
+
+/* A new destination whose PATH must not exist (vb_image_create). */
+struct vb_writer *vb_destination_create(const struct vb_policy *policy, const struct vb_destination_spec *spec,
+					struct vb_error *error);
+
+/* Whether a raw file ends with the unfinished trailer at `offset_bytes`; and the same as a FORMAT failure for any offset. */
+int vb_raw_find_trailer(const struct vb_file *file, uint64_t offset_bytes, bool *found, struct vb_error *error);
+int vb_raw_check_finished(const struct vb_file *file, struct vb_error *error);
+
+/* Fills the common part; copies the spec's strings. `file` is taken over, also on failure. */
+int vb_writer_init(struct vb_writer *writer, const struct vb_writer_ops *ops, struct vb_file *file,
+		   const struct vb_destination_spec *spec, struct vb_error *error);
+/* Closes the file, frees the strings. Not the writer itself. */
+void vb_writer_release(struct vb_writer *writer);
+/* Within the disk, and for qcow2 in whole clusters but at its end; INVALID otherwise. */
+int vb_writer_check_range(const struct vb_writer *writer, uint64_t start_bytes, uint64_t length_bytes, struct vb_error *error);
+/* fdatasync if the destination is durable. */
+int vb_writer_sync(const struct vb_writer *writer, struct vb_error *error);
+/* Starts write-back of what is dirty now, without waiting for it. */
+void vb_writer_start_write_back(struct vb_writer *writer);
+
+/* SAME_FILE when it is one of the images of `source` (NULL: none), by device and inode. */
+int vb_destination_check_source(const struct vb_file *file, const struct vb_chain *source, struct vb_error *error);
+
+/* Opens PATH (made if missing; must be empty; must not exist if `exclusive`) and its partial file, both locked. */
+int vb_new_file_open(const struct vb_policy *policy, const char *path, bool exclusive, const struct vb_chain *source,
+		     struct vb_file *target, struct vb_file *partial, struct vb_error *error);
+/* Renames the partial file over PATH and syncs the folder. What it holds must be durable already. */
+int vb_new_file_publish(struct vb_writer *writer, struct vb_file *target, struct vb_error *error);
+/* Closes both files of a destination for which there is no writer, and removes the partial one. `target` may be NULL: `file` is kept. */
+void vb_new_file_discard(struct vb_file *target, struct vb_file *file);
+/* Closes `target`; removes the partial file unless it was published. */
+void vb_new_file_close(struct vb_writer *writer, struct vb_file *target);
+
+#endif

@@ -1,0 +1,389 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Lanes: threads that claim chunks and move them.
+ *
+ * Owns: one buffer per lane, in which a chunk is put together, scanned for zeros while it is hot in the cache, and written from.
+ * Invariants: a lane clears a chunk's bits before it reads and sets them again when the move fails (the bitmap does both); what a
+ * unit of the destination receives is whole: bytes that no extent covers are zeros. A lane that fails stops all.
+ */
+#include <errno.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "copy_state.h"
+#include "zero.h"
+
+#define BUFFER_ALIGNMENT 4096u
+#define WRITE_BACK_BYTES (32ull * 1024 * 1024)
+#define ZERO_PIECE_BYTES (1ull << 30)   /* how much of a gap is zeroed between two looks at cancel and pause */
+
+/* What a unit of the chunk is. GAP: no extent touches it. */
+enum unit_state { UNIT_GAP = 0, UNIT_ZERO = 1, UNIT_DATA = 2 };
+
+struct lane {
+	struct vb_copy *copy;
+	struct vb_reader *reader;
+	uint8_t *buffer;
+	uint8_t *units;              /* enum unit_state of each unit of the chunk */
+	size_t extent_index;         /* where the last chunk's extents began: the next chunk's are mostly near */
+	uint64_t unsynced_bytes;     /* written since the last hint to write back */
+	pthread_t thread;
+	bool has_thread;
+};
+
+struct chunk {
+	uint64_t start_bytes;
+	uint64_t length_bytes;
+	size_t first_extent;   /* index in the plan; extent_count if none */
+};
+
+static void add(_Atomic uint64_t *counter, uint64_t value)
+{
+	atomic_fetch_add_explicit(counter, value, memory_order_relaxed);
+}
+
+static uint64_t smaller(uint64_t left, uint64_t right)
+{
+	return left < right ? left : right;
+}
+
+static uint64_t larger(uint64_t left, uint64_t right)
+{
+	return left > right ? left : right;
+}
+
+/* First extent that ends after the chunk's start; walks on from the last chunk when that is near. */
+static size_t find_extent(struct lane *lane, uint64_t start_bytes)
+{
+	const struct vb_plan *plan = lane->copy->plan;
+	size_t index = lane->extent_index;
+	size_t steps = 0;
+
+	if (index > 0 && plan->extents[index - 1].start_bytes + plan->extents[index - 1].length_bytes > start_bytes)
+		index = vb_plan_find(plan, start_bytes);
+	while (index < plan->extent_count && plan->extents[index].start_bytes + plan->extents[index].length_bytes <= start_bytes) {
+		index++;
+		if (++steps == 64)
+			index = vb_plan_find(plan, start_bytes);
+	}
+	lane->extent_index = index;
+	return index;
+}
+
+static bool is_data(const struct vb_extent *extent)
+{
+	return extent->kind == VB_EXTENT_DATA || extent->kind == VB_EXTENT_COMPRESSED;
+}
+
+/* The extent's part in the chunk, relative to the chunk's start; false when it begins behind the chunk. */
+static bool cut_extent(const struct chunk *chunk, const struct vb_extent *extent, uint64_t *from, uint64_t *to)
+{
+	uint64_t chunk_end = chunk->start_bytes + chunk->length_bytes;
+
+	if (extent->start_bytes >= chunk_end)
+		return false;
+	*from = larger(extent->start_bytes, chunk->start_bytes) - chunk->start_bytes;
+	*to = smaller(extent->start_bytes + extent->length_bytes, chunk_end) - chunk->start_bytes;
+	return true;
+}
+
+static uint64_t planned_data_bytes(const struct lane *lane, const struct chunk *chunk)
+{
+	const struct vb_plan *plan = lane->copy->plan;
+	uint64_t total = 0, from, to;
+
+	for (size_t index = chunk->first_extent; index < plan->extent_count; index++) {
+		if (!cut_extent(chunk, &plan->extents[index], &from, &to))
+			break;
+		if (is_data(&plan->extents[index]))
+			total += to - from;
+	}
+	return total;
+}
+
+static void mark_units(struct lane *lane, uint64_t from, uint64_t to, enum unit_state state)
+{
+	uint32_t unit_bytes = lane->copy->destination->unit_bytes;
+
+	for (uint64_t unit = from / unit_bytes; unit * unit_bytes < to; unit++)
+		if (lane->units[unit] < state)
+			lane->units[unit] = (uint8_t)state;
+}
+
+/* Puts the chunk together in the buffer: after it, every unit marked UNIT_DATA is whole. */
+static int gather(struct lane *lane, const struct chunk *chunk, struct vb_error *error)
+{
+	const struct vb_plan *plan = lane->copy->plan;
+	uint64_t unit_mask = lane->copy->destination->unit_bytes - 1;
+	uint64_t filled = 0;     /* bytes before it are whole in the units that have data */
+	uint64_t unit_end = 0;   /* end of the last unit that has data */
+	uint64_t from, to;
+
+	memset(lane->units, UNIT_GAP, chunk->length_bytes / (unit_mask + 1) + 1);
+	for (size_t index = chunk->first_extent; index < plan->extent_count; index++) {
+		const struct vb_extent *extent = &plan->extents[index];
+
+		if (!cut_extent(chunk, extent, &from, &to))
+			break;
+		if (!is_data(extent)) {
+			mark_units(lane, from, to, UNIT_ZERO);
+			continue;
+		}
+
+		uint64_t stop = smaller(unit_end, from);
+
+		if (filled < stop)
+			memset(lane->buffer + filled, 0, stop - filled);
+
+		uint64_t begin = larger(from & ~unit_mask, filled < stop ? stop : filled);
+
+		if (begin < from)
+			memset(lane->buffer + begin, 0, from - begin);
+		if (vb_reader_read(lane->reader, extent, chunk->start_bytes + from - extent->start_bytes, lane->buffer + from,
+				   to - from, error))
+			return -1;
+		mark_units(lane, from, to, UNIT_DATA);
+		add(&lane->copy->read_bytes, to - from);
+		filled = to;
+		unit_end = smaller((to + unit_mask) & ~unit_mask, chunk->length_bytes);
+	}
+	if (filled < unit_end)
+		memset(lane->buffer + filled, 0, unit_end - filled);
+	return 0;
+}
+
+static void scan(struct lane *lane, const struct chunk *chunk)
+{
+	uint32_t unit_bytes = lane->copy->destination->unit_bytes;
+
+	for (uint64_t unit = 0; unit * unit_bytes < chunk->length_bytes; unit++) {
+		uint64_t at = unit * unit_bytes;
+
+		if (lane->units[unit] == UNIT_DATA &&
+		    vb_is_zero(lane->buffer + at, smaller(unit_bytes, chunk->length_bytes - at)))
+			lane->units[unit] = UNIT_ZERO;
+	}
+}
+
+static int put_run(struct lane *lane, const struct chunk *chunk, uint64_t from, uint64_t to, enum unit_state state,
+		   struct vb_error *error)
+{
+	struct vb_copy *copy = lane->copy;
+	struct vb_writer *destination = copy->destination;
+	uint64_t length = to - from;
+
+	if (state == UNIT_DATA) {
+		if (destination->ops->write(destination, chunk->start_bytes + from, lane->buffer + from, length, error))
+			return -1;
+		add(&copy->written_bytes, length);
+		lane->unsynced_bytes += length;
+		return 0;
+	}
+	if (state == UNIT_GAP && copy->plan->mode == VB_PLAN_TOP)
+		return 0;
+	if (destination->zero_needed && destination->ops->zero(destination, chunk->start_bytes + from, length, error))
+		return -1;
+	add(&copy->zero_bytes, length);
+	return 0;
+}
+
+/* Writes the chunk in as few runs as possible. In full mode a gap is zeros like any others. */
+static int put(struct lane *lane, const struct chunk *chunk, struct vb_error *error)
+{
+	uint32_t unit_bytes = lane->copy->destination->unit_bytes;
+	uint64_t unit_count = (chunk->length_bytes + unit_bytes - 1) / unit_bytes;
+	uint64_t first = 0;
+
+	if (lane->copy->plan->mode == VB_PLAN_FULL)
+		for (uint64_t unit = 0; unit < unit_count; unit++)
+			if (lane->units[unit] == UNIT_GAP)
+				lane->units[unit] = UNIT_ZERO;
+	while (first < unit_count) {
+		uint64_t end = first + 1;
+
+		while (end < unit_count && lane->units[end] == lane->units[first])
+			end++;
+		if (put_run(lane, chunk, first * unit_bytes, smaller(end * unit_bytes, chunk->length_bytes),
+			    (enum unit_state)lane->units[first], error))
+			return -1;
+		first = end;
+	}
+	return 0;
+}
+
+static int move_chunk(struct lane *lane, const struct chunk *chunk, struct vb_error *error)
+{
+	struct vb_writer *destination = lane->copy->destination;
+
+	if (gather(lane, chunk, error))
+		return -1;
+	scan(lane, chunk);
+	if (put(lane, chunk, error))
+		return -1;
+	if (lane->unsynced_bytes >= WRITE_BACK_BYTES && destination->ops->write_back) {
+		destination->ops->write_back(destination);
+		lane->unsynced_bytes = 0;
+	}
+	return 0;
+}
+
+static void report_error(struct vb_copy *copy, const struct vb_error *error, uint64_t start_bytes)
+{
+	pthread_mutex_lock(&copy->error_mutex);
+	if (!copy->has_error) {
+		copy->has_error = true;
+		copy->error = *error;
+		atomic_store(&copy->failed_bytes, start_bytes);
+	}
+	pthread_mutex_unlock(&copy->error_mutex);
+	atomic_store(&copy->stop, true);
+}
+
+static bool claim_chunk(struct lane *lane, struct chunk *chunk)
+{
+	struct vb_copy *copy = lane->copy;
+	uint64_t max_bytes = smaller(copy->chunk_bytes, vb_throttle_burst_bytes(copy->throttle));
+
+	max_bytes = larger(max_bytes, vb_bitmap_granule_bytes(copy->bitmap));
+	if (!vb_bitmap_claim(copy->bitmap, &copy->cursor_bytes, max_bytes, copy->chunk_bytes, &chunk->start_bytes,
+			     &chunk->length_bytes))
+		return false;
+	chunk->first_extent = find_extent(lane, chunk->start_bytes);
+	return true;
+}
+
+static void lane_run(struct lane *lane)
+{
+	struct vb_copy *copy = lane->copy;
+	struct vb_error error;
+	struct chunk chunk;
+
+	while (!atomic_load_explicit(&copy->stop, memory_order_relaxed) && claim_chunk(lane, &chunk)) {
+		bool moved = false;
+		bool failed = false;
+
+		if (vb_throttle_pass(copy->throttle, planned_data_bytes(lane, &chunk))) {
+			moved = move_chunk(lane, &chunk, &error) == 0;
+			failed = !moved;
+		}
+		vb_bitmap_release(copy->bitmap, chunk.start_bytes, chunk.length_bytes, moved);
+		if (failed)
+			report_error(copy, &error, chunk.start_bytes);
+	}
+}
+
+static void *lane_thread(void *opaque)
+{
+	lane_run(opaque);
+	return NULL;
+}
+
+static int lane_open(struct lane *lane, struct vb_copy *copy, struct vb_error *error)
+{
+	void *buffer = NULL;
+
+	lane->copy = copy;
+	lane->units = malloc(copy->chunk_bytes / copy->destination->unit_bytes + 1);
+	if (!lane->units || posix_memalign(&buffer, BUFFER_ALIGNMENT, copy->chunk_bytes))
+		return vb_fail(error, VB_ERROR_MEMORY, 0, NULL, -1, "No memory for a lane's buffer of %u bytes", copy->chunk_bytes);
+	lane->buffer = buffer;
+	lane->reader = vb_reader_new(copy->source, error);
+	return lane->reader ? 0 : -1;
+}
+
+static void lane_close(struct lane *lane)
+{
+	vb_reader_free(lane->reader);
+	free(lane->buffer);
+	free(lane->units);
+}
+
+static uint32_t choose_lane_count(const struct vb_copy *copy)
+{
+	uint64_t dirty_bytes = vb_bitmap_dirty_bytes(copy->bitmap);
+	uint64_t count = copy->options.lane_count;
+	cpu_set_t cores;
+
+	if (count == 0)
+		count = sched_getaffinity(0, sizeof(cores), &cores) == 0 ? (uint64_t)CPU_COUNT(&cores) : 1;
+	count = smaller(count, VB_LANE_COUNT_MAX);
+	return (uint32_t)larger(1, smaller(count, dirty_bytes / copy->chunk_bytes));
+}
+
+/* Signals stay with the threads that the embedding process made. A thread that cannot be had is one lane less. */
+static void start_thread(struct lane *lane)
+{
+	sigset_t all, before;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	lane->has_thread = pthread_create(&lane->thread, NULL, lane_thread, lane) == 0;
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
+void vb_copy_run_lanes(struct vb_copy *copy)
+{
+	struct lane lanes[VB_LANE_COUNT_MAX] = {0};
+	uint32_t count = choose_lane_count(copy);
+	struct vb_error error;
+
+	for (uint32_t index = 0; index < count; index++) {
+		if (lane_open(&lanes[index], copy, &error)) {
+			report_error(copy, &error, UINT64_MAX);
+			break;
+		}
+	}
+	for (uint32_t index = 1; index < count && !atomic_load(&copy->stop); index++)
+		start_thread(&lanes[index]);
+	if (!atomic_load(&copy->stop))
+		lane_run(&lanes[0]);
+	for (uint32_t index = 0; index < count; index++) {
+		if (lanes[index].has_thread)
+			pthread_join(lanes[index].thread, NULL);
+		lane_close(&lanes[index]);
+	}
+}
+
+/* Bits first, as for any move: a failure sets them again. */
+static int zero_gap(struct vb_copy *copy, uint64_t start_bytes, uint64_t end_bytes, struct vb_error *error)
+{
+	struct vb_writer *destination = copy->destination;
+
+	while (start_bytes < end_bytes) {
+		uint64_t length = smaller(end_bytes - start_bytes, ZERO_PIECE_BYTES);
+
+		if (!vb_throttle_pass(copy->throttle, 0))
+			return 0;
+		vb_bitmap_clear(copy->bitmap, start_bytes, length);
+		if (destination->ops->zero(destination, start_bytes, length, error)) {
+			vb_bitmap_set(copy->bitmap, start_bytes, length);
+			return -1;
+		}
+		add(&copy->zero_bytes, length);
+		start_bytes += length;
+	}
+	return 0;
+}
+
+int vb_copy_zero_gaps(struct vb_copy *copy, struct vb_error *error)
+{
+	const struct vb_plan *plan = copy->plan;
+	uint64_t granule_mask = vb_bitmap_granule_bytes(copy->bitmap) - 1;
+	uint64_t gap_start = 0;
+
+	for (size_t index = 0; index <= plan->extent_count; index++) {
+		bool is_last = index == plan->extent_count;
+		uint64_t gap_end = is_last ? plan->size_bytes : plan->extents[index].start_bytes;
+		uint64_t start_bytes = (gap_start + granule_mask) & ~granule_mask;
+		uint64_t end_bytes = is_last ? gap_end : gap_end & ~granule_mask;
+
+		if (start_bytes < end_bytes && zero_gap(copy, start_bytes, end_bytes, error))
+			return -1;
+		if (!is_last)
+			gap_start = plan->extents[index].start_bytes + plan->extents[index].length_bytes;
+	}
+	return 0;
+}

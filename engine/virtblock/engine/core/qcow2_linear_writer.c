@@ -1,0 +1,192 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * New qcow2 destinations, written front to back (version 3, 16-bit refcounts).
+ *
+ * Owns: the partial file, and which data clusters were written. Invariants: the layout never changes after prepare(). A cluster is
+ * referenced by the image exactly when its bit in `written` is set; one that is planned but was found to be zero stays a hole of the file, with
+ * refcount 0, and its L2 entry says "zero" where a backing file would show through and nothing otherwise. Metadata
+ * exists nowhere but in the plan's runs and these bits until publish() generates it; the header is the last thing written, so the
+ * partial file is no image before all else is durable.
+ */
+#include "qcow2_linear_writer.h"
+
+#include <errno.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "sys.h"
+
+static struct linear_writer *linear(struct vb_writer *writer)
+{
+	return (struct linear_writer *)writer;
+}
+
+static int linear_prepare(struct vb_writer *writer, const struct vb_plan *plan, struct vb_error *error)
+{
+	struct linear_writer *self = linear(writer);
+
+	if (plan && plan->mode == VB_PLAN_FULL && writer->spec.backing_path)
+		return vb_fail(error, VB_ERROR_INVALID, 0, writer->file.path, -1,
+			       "A full copy would be mixed with its backing file '%s'", writer->spec.backing_path);
+	if (vb_qcow2_layout_make(&self->layout, plan, writer->spec.virtual_size_bytes, writer->spec.cluster_size_bytes,
+				 writer->file.path, error))
+		return -1;
+	self->has_zero_entries = plan && plan->mode == VB_PLAN_TOP;
+	self->written = calloc(self->layout.data_count / 64 + 1, sizeof(*self->written));
+	if (!self->written)
+		return vb_fail(error, VB_ERROR_MEMORY, 0, writer->file.path, -1, "No memory for the map of %llu clusters",
+			       (unsigned long long)self->layout.data_count);
+	return 0;
+}
+
+/* Sets or clears the bits [first, first + count); lanes may share the words at both ends. */
+static void mark_written(struct linear_writer *self, uint64_t first, uint64_t count, bool is_written)
+{
+	uint64_t end = first + count;
+
+	while (first < end) {
+		uint64_t in_word = 64 - first % 64;
+		uint64_t take = end - first < in_word ? end - first : in_word;
+		uint64_t mask = (take == 64 ? ~0ull : (1ull << take) - 1) << (first % 64);
+
+		if (is_written)
+			atomic_fetch_or_explicit(&self->written[first / 64], mask, memory_order_relaxed);
+		else
+			atomic_fetch_and_explicit(&self->written[first / 64], ~mask, memory_order_relaxed);
+		first += take;
+	}
+}
+
+static uint64_t cluster_count_of(const struct vb_writer *writer, uint64_t length_bytes)
+{
+	return (length_bytes + writer->unit_bytes - 1) / writer->unit_bytes;
+}
+
+static int linear_write(struct vb_writer *writer, uint64_t start_bytes, const void *buffer, size_t length,
+			struct vb_error *error)
+{
+	struct linear_writer *self = linear(writer);
+
+	if (vb_writer_check_range(writer, start_bytes, length, error))
+		return -1;
+	if (length == 0)
+		return 0;
+
+	uint64_t cluster = start_bytes >> self->layout.cluster_bits;
+	uint64_t count = cluster_count_of(writer, length);
+	const struct vb_qcow2_run *run = vb_qcow2_layout_find(&self->layout, cluster);
+
+	if (!run || run->rank == VB_QCOW2_RANK_ZERO || cluster + count > run->first_cluster + run->cluster_count)
+		return vb_fail(error, VB_ERROR_INTERNAL, 0, writer->file.path, -1,
+			       "%zu bytes of data at %llu were not planned", length, (unsigned long long)start_bytes);
+
+	uint64_t rank = run->rank + (cluster - run->first_cluster);
+	uint64_t host_bytes = self->layout.data_offset_bytes + (rank << self->layout.cluster_bits);
+
+	if (vb_pwrite_full(writer->file.fd, writer->file.path, buffer, length, host_bytes, error))
+		return -1;
+	mark_written(self, rank, count, true);
+	return 0;
+}
+
+/* Clusters without a run need nothing: they have no entry, and none is asked for over a backing file. */
+static int linear_zero(struct vb_writer *writer, uint64_t start_bytes, uint64_t length_bytes, struct vb_error *error)
+{
+	struct linear_writer *self = linear(writer);
+
+	if (vb_writer_check_range(writer, start_bytes, length_bytes, error))
+		return -1;
+
+	uint64_t cluster = start_bytes >> self->layout.cluster_bits;
+	uint64_t end = cluster + cluster_count_of(writer, length_bytes);
+
+	while (cluster < end) {
+		const struct vb_qcow2_run *run = vb_qcow2_layout_find(&self->layout, cluster);
+		uint64_t run_end = run ? run->first_cluster + run->cluster_count : cluster + 1;
+		uint64_t stop = run_end < end ? run_end : end;
+
+		if (!run && self->has_zero_entries)
+			return vb_fail(error, VB_ERROR_INTERNAL, 0, writer->file.path, -1, "Zeros at %llu were not planned",
+				       (unsigned long long)(cluster << self->layout.cluster_bits));
+		if (run && run->rank != VB_QCOW2_RANK_ZERO)
+			mark_written(self, run->rank + (cluster - run->first_cluster), stop - cluster, false);
+		cluster = stop;
+	}
+	return 0;
+}
+
+static int linear_publish(struct vb_writer *writer, struct vb_error *error)
+{
+	struct linear_writer *self = linear(writer);
+
+	if (vb_writer_sync(writer, error) || vb_qcow2_linear_write_metadata(self, error) || vb_writer_sync(writer, error))
+		return -1;
+	if (vb_qcow2_linear_write_header(self, error) || vb_writer_sync(writer, error))
+		return -1;
+	return vb_new_file_publish(writer, &self->target, error);
+}
+
+static void linear_close(struct vb_writer *writer)
+{
+	struct linear_writer *self = linear(writer);
+
+	vb_new_file_close(writer, &self->target);
+	vb_writer_release(writer);
+	vb_qcow2_layout_free(&self->layout);
+	free(self->written);
+	free(self);
+}
+
+static const struct vb_writer_ops linear_ops = {
+	.prepare = linear_prepare,
+	.write = linear_write,
+	.zero = linear_zero,
+	.write_back = vb_writer_start_write_back,
+	.publish = linear_publish,
+	.close = linear_close,
+};
+
+static int check_backing(const struct vb_destination_spec *spec, struct vb_error *error)
+{
+	if (!spec->backing_path)
+		return 0;
+	if (!spec->backing_format || !*spec->backing_format)
+		return vb_fail(error, VB_ERROR_BACKING_FORMAT, 0, spec->path, -1,
+			       "The format of the backing file '%s' must be given", spec->backing_path);
+	if (strlen(spec->backing_format) > VB_QCOW2_BACKING_FORMAT_MAX)
+		return vb_fail(error, VB_ERROR_INVALID, 0, spec->path, -1, "The backing format '%s' is longer than %u bytes",
+			       spec->backing_format, VB_QCOW2_BACKING_FORMAT_MAX);
+
+	size_t length = strlen(spec->backing_path);
+	size_t room = spec->cluster_size_bytes - vb_qcow2_linear_name_offset(spec);
+
+	if (room > VB_QCOW2_BACKING_NAME_MAX)
+		room = VB_QCOW2_BACKING_NAME_MAX;
+	if (length == 0 || length > room)
+		return vb_fail(error, VB_ERROR_INVALID, 0, spec->path, -1,
+			       "A backing file name of %zu bytes does not fit: it may have 1 to %zu with clusters of %u bytes", length,
+			       room, spec->cluster_size_bytes);
+	return 0;
+}
+
+struct vb_writer *vb_qcow2_linear_writer_new(struct vb_file *target, struct vb_file *file,
+					     const struct vb_destination_spec *spec, struct vb_error *error)
+{
+	struct linear_writer *self = calloc(1, sizeof(*self));
+
+	if (!self) {
+		vb_fail(error, VB_ERROR_MEMORY, 0, file->path, -1, "No memory for the destination");
+		vb_new_file_discard(target, file);
+		return NULL;
+	}
+	self->target = *target;
+	if (vb_writer_init(&self->base, &linear_ops, file, spec, error) ||
+	    vb_qcow2_check_cluster_size(spec->cluster_size_bytes, spec->path, error) || check_backing(spec, error)) {
+		linear_close(&self->base);
+		return NULL;
+	}
+	self->base.unit_bytes = spec->cluster_size_bytes;
+	self->base.zero_needed = spec->backing_path != NULL;
+	return &self->base;
+}
