@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The block-job calls of virDomain*: what libvirt's public layer does before a driver sees the call.
 
-Owns: the order of those checks (look-up, read-only, NULL, what the call itself demands, whether the driver has it), and request
-ids: a starting call that comes again with the same id and arguments gets the job of the first, whatever became of job and domain
-since. Invariants: of two equal requests at the same time one starts the job and the other waits for it. Methods block; they are
-called from worker threads.
+Owns: the order of those checks (look-up, read-only, NULL, what the call itself demands, whether the driver has it),
+and request ids: a starting call that comes again with the same id and arguments gets the job of the first, whatever
+became of job and domain since. Invariants: of two equal requests at the same time one starts the job and the other
+waits for it. Methods block; they are called from worker threads.
 """
 
 from __future__ import annotations

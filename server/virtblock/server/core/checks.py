@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checks of block-job arguments that every driver with an engine of its own makes in libvirt's words.
 
-Owns: bandwidth in its two units, the typed parameters of BlockCopy, and what a job on the disk forbids. Invariants: pure functions
-that raise `VirError` or return; numbers, domains and texts are those of libvirt 9.0's QEMU driver, whose checks these are; the
-order in which a driver makes them is the driver's.
+Owns: bandwidth in its two units, the typed parameters of BlockCopy, and what a job on the disk forbids. Invariants:
+pure functions that raise `VirError` or return; numbers, domains and texts are those of libvirt 9.0's QEMU driver,
+whose checks these are; the order in which a driver makes them is the driver's.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def check_copy_bandwidth(bytes_per_s: int) -> None:
 
 
 def check_speed_bandwidth(bytes_per_s: int) -> None:
-    """BlockJobSetSpeed and pull: above LLONG_MAX bytes/s the QEMU driver fails where it builds its command (1, domain 0)."""
+    """BlockJobSetSpeed and pull: above LLONG_MAX bytes/s the QEMU driver cannot build its command (1, domain 0)."""
     if bytes_per_s > LLONG_MAX:
         detail = "argument key 'speed' must not be negative"
         raise report(ErrorNumber.INTERNAL_ERROR, detail, domain=ErrorDomain.NONE)
@@ -80,8 +80,8 @@ def reported_bandwidth(bytes_per_s: int, *, is_bytes: bool) -> int:
 def copy_parameters(parameters: Sequence[TypedParameter]) -> CopyParameters:
     """The typed parameters of BlockCopy, checked as libvirt does before it looks at the domain.
 
-    By name: unknown ARGUMENT_UNSUPPORTED (74); twice, or of another type, INVALID_ARG (8, domain 0). A granularity that is no
-    power of two: INVALID_ARG. Sizes that only the copy's start judges: `check_copy_sizes`.
+    By name: unknown ARGUMENT_UNSUPPORTED (74); twice, or of another type, INVALID_ARG (8, domain 0). A granularity
+    that is no power of two: INVALID_ARG. Sizes that only the copy's start judges: `check_copy_sizes`.
     """
     previous = ""
     # libvirt sorts by name first: of two mistakes the one with the smaller name is told.
@@ -110,7 +110,7 @@ def _check_parameter(parameter: TypedParameter, *, is_repeated: bool) -> None:
 
 
 def check_copy_sizes(parameters: CopyParameters) -> None:
-    """What QEMU refuses when the copy is to start: a granularity outside 512 B..64 MiB, a buffer above LLONG_MAX (1)."""
+    """What QEMU refuses when the copy starts (1): a granularity outside 512 B..64 MiB, a buffer above LLONG_MAX."""
     granularity_bytes = parameters.granularity_bytes
     if granularity_bytes and not GRANULARITY_BYTES_MIN <= granularity_bytes <= GRANULARITY_BYTES_MAX:
         raise _mirror_refused("Parameter 'granularity' expects a value in range [512B, 64MB]")
@@ -151,7 +151,8 @@ def check_has_job(active: BlockJob | None, disk: str) -> BlockJob:
 def check_abort(active: BlockJob | None, disk: str, flags: int) -> BlockJob:
     """The job that BlockJobAbort is to end, in libvirt's order of checks.
 
-    No job: 8. Already being ended: OPERATION_INVALID (55). PIVOT before READY, on a job of any type: BLOCK_COPY_ACTIVE (83).
+    No job: 8. Already being ended: OPERATION_INVALID (55). PIVOT before READY, on a job of any type:
+    BLOCK_COPY_ACTIVE (83).
     """
     job = check_has_job(active, disk)
     if job.state in (JobState.ABORTING, JobState.PIVOTING):

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """virConnect*: what libvirt's public layer does before a driver sees the call.
 
-Owns: the checks of connections, look-ups and definitions, and the description of what works. Invariants: checks run in libvirt's
-order; nothing is described that a driver's class does not define. Methods block; they are called from worker threads.
+Owns: the checks of connections, look-ups and definitions, and the description of what works. Invariants: checks run
+in libvirt's order; nothing is described that a driver's class does not define. Methods block; they are called from
+worker threads.
 """
 
 from __future__ import annotations

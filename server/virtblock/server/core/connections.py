@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The connections that this server offers, by URI.
 
-Owns: which driver answers for which URI. Invariants: the first driver given is the default; whether a driver offers a call is read
-from its class, never from a list somebody keeps by hand.
+Owns: which driver answers for which URI. Invariants: the first driver given is the default; whether a driver offers a
+call is read from its class, never from a list somebody keeps by hand.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ _PROTOCOLS = frozenset({ConnectOps, DomainOps, BlockJobOps, Driver, Protocol, ob
 class Connections:
     """The drivers, each with `uri` and any subset of the methods of `driver.Driver`.
 
-    A driver's class may also have `flag_masks: dict[str, int]`: for each of its methods with flags, the bits it accepts.
+    A driver's class may also have `flag_masks: dict[str, int]`: for each of its methods with flags, the bits it
+    accepts.
     """
 
     def __init__(self, drivers: Sequence[object]) -> None:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """virDomain* but the block jobs: what libvirt's public layer does before a driver sees the call.
 
-Owns: the order of those checks, call by call (measured on libvirt 9.0): the look-up, which in libvirt is an earlier call of its own,
-read-only, NULL, flags that exclude each other, and then whether the driver has the call at all. Invariants: unknown flag bits
-pass through, for they are the driver's to judge. Methods block; they are called from worker threads.
+Owns: the order of those checks, call by call (measured on libvirt 9.0): the look-up, which in libvirt is an earlier
+call of its own, read-only, NULL, flags that exclude each other, and then whether the driver has the call at all.
+Invariants: unknown flag bits pass through, for they are the driver's to judge. Methods block; they are called from
+worker threads.
 """
 
 from __future__ import annotations

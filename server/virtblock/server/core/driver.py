@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a hypervisor connection must offer: one method per libvirt call.
 
-Owns: the seam between the core and the drivers. Invariants: methods block and are called from worker threads, many at once; they take
-and return records of `model`, raise `VirError`, and know neither gRPC nor who calls (read-only and NULL checks were made by
-the API classes). `flags` arrive unchecked: a driver refuses unknown bits itself with `errors.unsupported_flags` and libvirt's driver
-function name, because that check's place in the order is part of the answer. A call that a driver does not define is
-answered with VIR_ERR_NO_SUPPORT by the API classes (`offers`), never by a stub here.
+Owns: the seam between the core and the drivers. Invariants: methods block and are called from worker threads, many at
+once; they take and return records of `model`, raise `VirError`, and know neither gRPC nor who calls (read-only and
+NULL checks were made by the API classes). `flags` arrive unchecked: a driver refuses unknown bits itself with
+`errors.unsupported_flags` and libvirt's driver function name, because that check's place in the order is part of the
+answer. A call that a driver does not define is answered with VIR_ERR_NO_SUPPORT by the API classes (`offers`), never
+by a stub here.
 """
 
 from __future__ import annotations
@@ -124,6 +125,6 @@ class JobOrigin(Protocol):
 class Driver(ConnectOps, DomainOps, BlockJobOps, Protocol):
     """A whole driver. Real ones define any subset, and should not inherit from this.
 
-    Beside the methods a driver's class has `flag_masks: dict[str, int]`: for each of its methods with flags, the bits that it
-    accepts. That and the methods are what GetCapabilities tells.
+    Beside the methods a driver's class has `flag_masks: dict[str, int]`: for each of its methods with flags, the bits
+    that it accepts. That and the methods are what GetCapabilities tells.
     """

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """libvirt's errors, as the core raises them.
 
-Owns: `VirError`, the field-for-field twin of libvirt's `struct _virError`, the message templates of the numbers the core
-raises, and the three shapes in which libvirt fills the record (`libvirt-domain.c`, `virerror.c`):
+Owns: `VirError`, the field-for-field twin of libvirt's `struct _virError`, the message templates of the numbers the
+core raises, and the three shapes in which libvirt fills the record (`libvirt-domain.c`, `virerror.c`):
 
 * a report: the template filled with a detail; str1 is the template, str2 the detail, int1 = int2 = -1;
 * an argument check of the public API: the bare text, str1 the function, str2 the argument, int1 = int2 = 0;

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The event log: one growing sequence of job transitions and of libvirt's domain events.
 
-Owns: which entries are kept, and telling listeners that there are new ones. Invariants: an entry is on disk before a listener
-hears of it; sequences grow by one, over restarts as well; watchers pull by cursor, so a slow one holds nothing up and misses
-nothing, or is told by `EventsCompacted` that what it asks for is gone. The newest entries are also in memory, so that many
-watchers at the end of the log cost no reads.
+Owns: which entries are kept, and telling listeners that there are new ones. Invariants: an entry is on disk before a
+listener hears of it; sequences grow by one, over restarts as well; watchers pull by cursor, so a slow one holds
+nothing up and misses nothing, or is told by `EventsCompacted` that what it asks for is gone. The newest entries are
+also in memory, so that many watchers at the end of the log cost no reads.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """libvirt's flags, by value, for the calls that the core and the drivers judge.
 
-Owns: one IntFlag per enum of `libvirt-domain.h`, with libvirt's values. Invariants: a value never changes; SHALLOW and REUSE_EXT have
-the same values in Rebase and Copy, and 4 and 8 do not mean the same there; what a driver accepts
+Owns: one IntFlag per enum of `libvirt-domain.h`, with libvirt's values. Invariants: a value never changes; SHALLOW
+and REUSE_EXT have the same values in Rebase and Copy, and 4 and 8 do not mean the same there; what a driver accepts
 is the driver's own business (`flag_masks`).
 """
 

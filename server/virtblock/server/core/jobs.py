@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The registry of block jobs: who started them, where they are, and how each ended.
 
-Owns: job ids, states and times. Invariants: a state is on disk before anybody hears of it; a change of state, its entry in the log,
-libvirt's two events and the domain's new XML become durable together or not at all; only the transitions of `ALLOWED` happen, and
-a final state never changes; a disk has at most one active job; `cur` equals `end` only in READY and COMPLETED. Progress lives in
-memory and is written with the next change.
+Owns: job ids, states and times. Invariants: a state is on disk before anybody hears of it; a change of state, its
+entry in the log, libvirt's two events and the domain's new XML become durable together or not at all; only the
+transitions of `ALLOWED` happen, and a final state never changes; a disk has at most one active job; `cur` equals
+`end` only in READY and COMPLETED. Progress lives in memory and is written with the next change.
 """
 
 from __future__ import annotations
@@ -43,8 +43,9 @@ _NEW, _RUNNING, _READY = JobState.NEW, JobState.RUNNING, JobState.READY
 _ABORTING, _PIVOTING = JobState.ABORTING, JobState.PIVOTING
 _FINAL = frozenset({JobState.COMPLETED, JobState.CANCELED, JobState.FAILED})
 
-# A hypervisor's job may be several steps further when we hear of it, so steps may be skipped; none goes back but these: RUNNING and
-# READY to RUNNING, when a restart makes a copy begin anew, and PIVOTING to READY, when the pivot failed and the mirror goes on.
+# A hypervisor's job may be several steps further when we hear of it, so steps may be skipped; none goes back but
+# these: RUNNING and READY to RUNNING, when a restart makes a copy begin anew, and PIVOTING to READY, when the pivot
+# failed and the mirror goes on.
 ALLOWED: dict[JobState, frozenset[JobState]] = {
     _NEW: frozenset({_RUNNING, _READY, _ABORTING}) | _FINAL,
     _RUNNING: frozenset({_RUNNING, _READY, _ABORTING}) | _FINAL,
@@ -129,7 +130,8 @@ def job_error(error: VirError) -> JobError:
 def libvirt_progress(total_bytes: int, remaining_bytes: int, *, is_ready: bool) -> tuple[int, int]:
     """libvirt's (cur, end) for a disk of `total_bytes` with `remaining_bytes` to do.
 
-    cur == end means READY to callers, so before it is at least 1 lower; nothing to do at all is 0/1, and 1/1 when ready.
+    cur == end means READY to callers, so before it is at least 1 lower; nothing to do at all is 0/1, and 1/1 when
+    ready.
     """
     if total_bytes == 0:
         return (1, 1) if is_ready else (0, 1)
@@ -140,7 +142,8 @@ def libvirt_progress(total_bytes: int, remaining_bytes: int, *, is_ready: bool) 
 class JobRegistry:
     """The jobs of one store. Thread-safe.
 
-    Changes are serialized by the store's lock; `_lock` guards the picture of the active jobs in memory alone and is taken last.
+    Changes are serialized by the store's lock; `_lock` guards the picture of the active jobs in memory alone and is
+    taken last.
     """
 
     def __init__(self, store: Store, events: EventLog, clock: Callable[[], float] = time.time) -> None:
@@ -156,8 +159,8 @@ class JobRegistry:
     def begin(self, job: BlockJob, origin: JobOrigin) -> BlockJob:
         """Records a new job in state NEW and announces it; returns it with its id and its time of creation.
 
-        Ids sort by time of creation. BLOCK_COPY_ACTIVE (83) or OPERATION_UNSUPPORTED (84) when the disk has an active job:
-        of two starts at the same moment one gets this answer.
+        Ids sort by time of creation. BLOCK_COPY_ACTIVE (83) or OPERATION_UNSUPPORTED (84) when the disk has an active
+        job: of two starts at the same moment one gets this answer.
         """
         now_s = self._clock()
         job = replace(
@@ -224,8 +227,10 @@ class JobRegistry:
         page_of = _query_digest(query)
         if page_token:
             query = replace(query, before_job_id=_decode_page_token(page_token, page_of))
-        with self._store.reading() as reads, self._lock:
-            jobs = [self._active.get(job.job_id, job) for job in reads.list_jobs(query)]
+        with self._store.reading() as reads:
+            jobs = reads.list_jobs(query)
+            with self._lock:
+                jobs = [self._active.get(job.job_id, job) for job in jobs]
         has_more = len(jobs) > limit
         jobs = jobs[:limit]
         return jobs, _encode_page_token(jobs[-1].job_id, page_of) if has_more else ""
@@ -250,9 +255,10 @@ class JobRegistry:
     ) -> BlockJob:
         """Takes a job to another state; returns it.
 
-        `status` (with `domain`): libvirt's events BLOCK_JOB, with `event_path` as its disk and left out when that is empty, and
-        BLOCK_JOB_2, with the target. `domain_xml`: the stored domain's new definition, for a pivot. `changes`: other fields of
-        the job. A transition that is not in `ALLOWED` is INTERNAL_ERROR, and nothing is written.
+        `status` (with `domain`): libvirt's events BLOCK_JOB, with `event_path` as its disk and left out when that is
+        empty, and BLOCK_JOB_2, with the target. `domain_xml`: the stored domain's new definition, for a pivot.
+        `changes`: other fields of the job. A transition that is not in `ALLOWED` is INTERNAL_ERROR, and nothing is
+        written.
         """
         if status is not None and domain is None:
             raise ValueError("libvirt's events need the domain")
@@ -269,7 +275,7 @@ class JobRegistry:
         return job
 
     def update(self, job_id: str, **changes: Any) -> BlockJob:
-        """Durable change of fields other than state, progress and pause (`details`, `digest`…), without an entry in the log."""
+        """Durable change of fields that nobody watches (`details`, `digest`…), without an entry in the log."""
         _check_changes(changes, _WATCHED_FIELDS)
         with self._store.transaction() as transaction:
             before = self._load(transaction, job_id)
@@ -306,7 +312,7 @@ class JobRegistry:
             self.set_paused(job_id, paused)
 
     def find_request(self, origin: JobOrigin) -> BlockJob | None:
-        """The job that the same caller's request id started within the last 24 hours. `RequestIdReused` for other arguments."""
+        """The job that the caller's request id started in the last 24 hours. `RequestIdReused` for other arguments."""
         if not origin.request_id:
             return None
         with self._store.reading() as reads:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Finding the domain that a request names.
 
-Owns: libvirt's three look-ups with the checks of its public layer, and the domain selector of our own requests. Invariants: a
-selector that names nothing is libvirt's bad domain pointer; a look-up is allowed to read-only callers.
+Owns: libvirt's three look-ups with the checks of its public layer, and the domain selector of our own requests.
+Invariants: a selector that names nothing is libvirt's bad domain pointer; a look-up is allowed to read-only callers.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The nouns of the core: domains, disks, block jobs, events.
 
-Owns: frozen records only; what changes them is in `jobs`, `store` and the drivers. Invariants: no protobuf, no libvirt objects;
-numbers and names are libvirt's; units last; times are seconds since the epoch as float (0.0: not yet).
+Owns: frozen records only; what changes them is in `jobs`, `store` and the drivers. Invariants: no protobuf, no
+libvirt objects; numbers and names are libvirt's; units last; times are seconds since the epoch as float (0.0: not
+yet).
 """
 
 from __future__ import annotations

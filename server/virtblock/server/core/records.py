@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The records of the model as JSON, the form in which the store keeps them.
 
-Owns: the mapping both ways. Invariants: what was written by an older version is read: a field that is missing takes the model's
-default, and one that this version does not know is left out; enums are kept by their values.
+Owns: the mapping both ways. Invariants: what was written by an older version is read: a field that is missing takes
+the model's default, and one that this version does not know is left out; enums are kept by their values.
 """
 
 from __future__ import annotations

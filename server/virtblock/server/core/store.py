@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The server's state on disk: embedded domains, block jobs, the event log, request ids.
 
-Owns: the SQLite file (WAL, `synchronous=FULL`) and all SQL of the project. Invariants: what a transaction wrote is on disk when
-`transaction()` is left without an exception, and none of it is otherwise; at most one active job per disk; sequences of events
-grow by one and are never given twice; a file that a newer version wrote is refused, not guessed at.
+Owns: the SQLite file (WAL, `synchronous=FULL`) and all SQL of the project. Invariants: what a transaction wrote is on
+disk when `transaction()` is left without an exception, and none of it is otherwise; at most one active job per disk;
+sequences of events grow by one and are never given twice; a file that a newer version wrote is refused, not guessed
+at.
 
-One connection is shared behind one lock, so a reader sees a whole number of transactions. Callbacks that a transaction collects
-run after its commit: `on_commit` in the order of commits and still under the lock (for memory that mirrors the disk),
-`after_commit` when the lock is free (for everybody else).
+One connection is shared behind one lock, so a reader sees a whole number of transactions. Callbacks that a
+transaction collects run after its commit: `on_commit` in the order of commits and still under the lock (for memory
+that mirrors the disk), `after_commit` when the lock is free (for everybody else).
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from virtblock.server.core.records import job_from_json, job_to_json
 
 BUSY_TIMEOUT_S = 5.0
 
-# Migration i takes the schema from version i to i + 1 and never changes once released. The text keeps to SQL that other databases
-# share; partial indexes and AUTOINCREMENT are SQLite's spelling of what they all have.
+# Migration i takes the schema from version i to i + 1 and never changes once released. The text keeps to SQL that
+# other databases share; partial indexes and AUTOINCREMENT are SQLite's spelling of what they all have.
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
         """CREATE TABLE domains (
@@ -95,7 +96,7 @@ class RequestRecord:
 
 @dataclass(frozen=True)
 class JobQuery:
-    """Which jobs to list, newest first; what is empty matches everything. `before_job_id` is where the page before ended."""
+    """Which jobs to list; what is empty matches everything. `before_job_id` is where the page before ended."""
 
     connection_uri: str = ""
     domain_uuid: str = ""
@@ -262,7 +263,7 @@ class Transaction(Reads):
         self._connection.execute("DELETE FROM requests WHERE time_s < ?", (time_s,))
 
     def on_commit(self, callback: Callable[[], None]) -> None:
-        """Runs after the commit, in the order of commits, with the store still locked. It must not fail or use the store."""
+        """Runs after the commit, in the order of commits and in the store's lock. It must not fail or use the store."""
         self._on_commit.append(callback)
 
     def after_commit(self, callback: Callable[[], None]) -> None:
