@@ -197,6 +197,14 @@ def set_length(path: Path, size_bytes: int) -> None:
         file.truncate(size_bytes)
 
 
+def reads_same(qemu_img: Any, one: Path, one_format: str, other: Path, other_format: str) -> bool:
+    """Whether qemu reads the same from both; how they store it may differ (which `compare -s` would not accept)."""
+    done = qemu_img("compare", "-q", "-f", one_format, "-F", other_format, one, other, check=False)
+    if done.returncode not in (0, 1):
+        raise AssertionError(f"qemu-img compare {one} {other}: {done.stderr or done.stdout}")
+    return bool(done.returncode == 0)
+
+
 def own_bytes(qemu_img: Any, path: Path) -> int:
     """What a qcow2 image itself, not its backing files, says of the disk."""
     extents = qemu_img.map(path, "qcow2")

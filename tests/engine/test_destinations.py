@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Destinations that cannot be: a clear error with the path, the source untouched, nothing that opens as a good image."""
+"""Destinations that cannot be: a clear error with the path, the source untouched, nothing that opens as an image."""
 
 from __future__ import annotations
 
@@ -11,7 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine.sources import ANY_PATH, DISK_BYTES, MIB, Source, SourceMaker, command_line, copy_image, noisy_raw
+from engine.sources import (
+    ANY_PATH,
+    DISK_BYTES,
+    MIB,
+    Source,
+    SourceMaker,
+    command_line,
+    copy_image,
+    noisy_raw,
+    reads_same,
+)
 
 from virtblock.engine import Chain, Copy, EngineError
 
@@ -165,7 +175,7 @@ def test_existing_empty_file_keeps_owner_and_mode(source: Source, tmp_path: Path
     copy_image(source.path, source.format, destination, "qcow2")
     after = destination.stat()
     assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
-    assert qemu_img.is_same(source.path, source.format, destination, "qcow2")
+    assert reads_same(qemu_img, source.path, source.format, destination, "qcow2")
 
 
 def test_reuse_of_nothing(source: Source, tmp_path: Path) -> None:
