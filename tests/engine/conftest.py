@@ -5,12 +5,18 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from engine.sources import Source, SourceMaker, command_line
+
+from virtblock.engine import cli
+
+NOBODY = 65534
 
 
 @pytest.fixture(scope="session")
@@ -58,23 +64,36 @@ def small_folder(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def unprivileged(tmp_path: Path) -> Iterator[Callable[[], None]]:
-    """A `preexec_fn` that turns the child into nobody, for whom permissions count; the test's folder lets it pass."""
-    if os.geteuid() != 0:
-        yield lambda: None
-        return
+def command_as_nobody(tmp_path: Path) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
+    """Runs `virtblock-copy` as a user for whom permissions count, in a fork, so that the user need not reach Python."""
     opened = []
     for folder in (tmp_path, *tmp_path.parents):
-        mode = folder.stat().st_mode
-        if not mode & 0o001 and str(folder).startswith("/tmp/"):
+        mode = folder.stat().st_mode & 0o777
+        if os.geteuid() == 0 and not mode & 0o001:
             opened.append((folder, mode))
             folder.chmod(mode | 0o011)
-
-    def become_nobody() -> None:
-        os.setgroups([])
-        os.setgid(65534)
-        os.setuid(65534)
-
-    yield become_nobody
+    yield _command_as_nobody
     for folder, mode in opened:
         folder.chmod(mode)
+
+
+def _command_as_nobody(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        child = os.fork()
+        if child == 0:
+            exit_code = 99
+            try:
+                sys.stdout, sys.stderr = out, err
+                if os.geteuid() == 0:
+                    os.setgroups([])
+                    os.setgid(NOBODY)
+                    os.setuid(NOBODY)
+                exit_code = cli.main([str(argument) for argument in arguments])
+                sys.stdout.flush()
+                sys.stderr.flush()
+            finally:
+                os._exit(exit_code)
+        _, status = os.waitpid(child, 0)
+        out.seek(0)
+        err.seek(0)
+        return subprocess.CompletedProcess(arguments, os.waitstatus_to_exitcode(status), out.read(), err.read())

@@ -142,6 +142,7 @@ def test_pause_stands_still(start: Callable[..., Running], tmp_path: Path, sourc
     running.copy.resume()
     assert running.join() is None
     assert not running.copy.progress().paused
+    running.copy.close()
     assert reads_same(qemu_img, source, "raw", tmp_path / "copy", "qcow2")
 
 

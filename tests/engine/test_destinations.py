@@ -17,7 +17,6 @@ from engine.sources import (
     MIB,
     Source,
     SourceMaker,
-    command_line,
     copy_image,
     noisy_raw,
     reads_same,
@@ -87,19 +86,14 @@ def test_reused_destination_that_fills_up(
 
 
 @pytest.mark.parametrize("mode", [0o500, 0o000])
-def test_folder_without_permission(
-    mode: int, source: Source, tmp_path: Path, unprivileged: Callable[[], None], is_untouched: Any
-) -> None:
+def test_folder_without_permission(mode: int, tmp_path: Path, command_as_nobody: Any) -> None:
     """As another user, into a folder that is not theirs: EACCES with the path."""
     place = tmp_path / "closed"
     place.mkdir()
     place.chmod(mode)
-    readable = tmp_path / "disk.raw"
-    noisy_raw(readable, 1 * MIB, [(0, 4096)]).chmod(0o644)
-    done = subprocess.run(
-        command_line("--json", readable, place / "copy.raw"),
-        preexec_fn=unprivileged, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    source = noisy_raw(tmp_path / "disk.raw", 1 * MIB, [(0, 4096)])
+    source.chmod(0o644)
+    done = command_as_nobody("--json", source, place / "copy.raw")
     place.chmod(0o700)
     answer = json.loads(done.stdout)
     assert (done.returncode, answer["result"]) == (1, "failed")
@@ -109,7 +103,7 @@ def test_folder_without_permission(
     assert list(place.iterdir()) == []
 
 
-def test_destination_without_permission(tmp_path: Path, unprivileged: Callable[[], None]) -> None:
+def test_destination_without_permission(tmp_path: Path, command_as_nobody: Any) -> None:
     """An existing file that the user may not write is not replaced behind its owner's back."""
     place = tmp_path / "open"
     place.mkdir()
@@ -118,13 +112,25 @@ def test_destination_without_permission(tmp_path: Path, unprivileged: Callable[[
     source.chmod(0o644)
     destination = place / "copy.raw"
     destination.touch(mode=0o444)
-    done = subprocess.run(
-        command_line(source, destination), preexec_fn=unprivileged, capture_output=True, text=True, check=False
-    )
+    done = command_as_nobody(source, destination)
     assert done.returncode == 1
     assert str(destination) in done.stderr
     assert "Permission denied" in done.stderr
     assert destination.stat().st_size == 0
+
+
+def test_source_without_permission(tmp_path: Path, command_as_nobody: Any) -> None:
+    """EACCES names the source, and nothing is made."""
+    place = tmp_path / "open"
+    place.mkdir()
+    place.chmod(0o777)
+    source = noisy_raw(tmp_path / "disk.raw", 1 * MIB, [(0, 4096)])
+    source.chmod(0o600)
+    done = command_as_nobody(source, place / "copy.raw")
+    assert done.returncode == 1
+    assert str(source) in done.stderr
+    assert "Permission denied" in done.stderr
+    assert list(place.iterdir()) == []
 
 
 def test_missing_folder(source: Source, tmp_path: Path) -> None:
