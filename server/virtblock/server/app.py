@@ -20,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from importlib import metadata
@@ -198,7 +199,7 @@ class Daemon:
 
     async def _open_drivers(self) -> None:
         for driver in self._drivers:
-            await asyncio.to_thread(driver.open)
+            await self._in_driver_thread(driver.open)
             self._opened.append(driver)
 
     async def _stop_serving(self, floor: Floor) -> None:
@@ -207,17 +208,25 @@ class Daemon:
         stopping = asyncio.ensure_future(stop_all(self._servers, self.config.stop_grace_s))
         floor.stopping.set()
         for driver in reversed(self._opened):
-            await _close_driver(driver)
+            await self._close_driver(driver)
         await stopping
         logger.info("stopped", extra={"fields": {"stuck_calls": self.has_stuck_calls}})
 
 
-async def _close_driver(driver: Driver) -> None:
-    """Let a driver park its jobs. One that fails is logged: the others are to be closed all the same."""
-    try:
-        await asyncio.to_thread(driver.close)
-    except Exception:
-        logger.exception("driver not closed in order", extra={"fields": {"uri": driver.uri}})
+    async def _close_driver(self, driver: Driver) -> None:
+        """Let a driver park its jobs. One that fails is logged: the others are to be closed all the same."""
+        try:
+            await self._in_driver_thread(driver.close)
+        except Exception:
+            logger.exception("driver not closed in order", extra={"fields": {"uri": driver.uri}})
+
+    async def _in_driver_thread(self, function: Callable[[], None]) -> None:
+        """Run an opening or a closing in a thread of its own: the shared ones may all be held by calls that wait."""
+        with_own_thread = ThreadPoolExecutor(1, thread_name_prefix="virtblock-driver")
+        try:
+            await asyncio.get_running_loop().run_in_executor(with_own_thread, function)
+        finally:
+            with_own_thread.shutdown(wait=False)
 
 
 def _listener_specs(address: Address, *, has_tls: bool) -> list[ListenerSpec]:

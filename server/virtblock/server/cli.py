@@ -14,10 +14,10 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import NoReturn
 
 from virtblock.server import logs, service_manager
 from virtblock.server.app import Daemon
@@ -30,6 +30,9 @@ EXIT_USAGE = 2
 
 # Options that are not part of the configuration.
 _COMMAND_OPTIONS = frozenset({"config", "print_config", "ready_fd"})
+
+# Long enough for an orderly end of the interpreter, short beside what service managers allow.
+_LEAVE_S = 2.0
 
 logger = logging.getLogger("virtblock.cli")
 
@@ -54,8 +57,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _refuse(error, EXIT_USAGE)
     except StartRefused as error:
         return _refuse(error, EXIT_REFUSED)
-    if daemon.has_stuck_calls:
-        _leave_at_once(EXIT_STOPPED)
     return EXIT_STOPPED
 
 
@@ -73,6 +74,8 @@ async def _serve(daemon: Daemon, ready_fd: int | None) -> None:
             service_manager.signal_ready(ready_fd)
         await stop_asked.wait()
         service_manager.notify(service_manager.STOPPING)
+    # Before the loop ends, because ending it waits for worker threads too.
+    _leave_in_time(EXIT_STOPPED)
 
 
 def _load(options: argparse.Namespace) -> Config:
@@ -120,12 +123,14 @@ def _refuse(error: Exception, exit_code: int) -> int:
     return exit_code
 
 
-def _leave_at_once(exit_code: int) -> NoReturn:
-    """End without waiting for worker threads that a hypervisor or a disk holds: all that must last is on disk."""
-    logger.warning("leaving calls behind that do not come back")
-    logging.shutdown()
-    sys.stderr.flush()
-    os._exit(exit_code)
+def _leave_in_time(exit_code: int) -> None:
+    """See that the process ends though a hypervisor or a disk holds a worker thread, which Python would wait for.
+
+    All that must last is on disk by now, and the locks are let go of.
+    """
+    watchdog = threading.Timer(_LEAVE_S, os._exit, (exit_code,))
+    watchdog.daemon = True
+    watchdog.start()
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import grpc
 from google.rpc import status_pb2  # type: ignore[import-untyped]
@@ -28,8 +28,9 @@ from virtblock.server.rpc.status import status_of, unforeseen
 Context = grpc.aio.ServicerContext[Any, Any]
 UnaryMethod = Callable[[Any, Context], Awaitable[Any]]
 StreamMethod = Callable[[Any, Context], AsyncGenerator[Any, None]]
-Handler = grpc.RpcMethodHandler[Any, Any]
-Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]]
+# Quoted: generic for the type checker only.
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Continuation: TypeAlias = "Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]]"
 
 _OUR_METHODS = "/virtblock.v1."
 

@@ -9,7 +9,7 @@ when the server stops.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -66,7 +66,7 @@ class Servicing:
         finally:
             await _cancel(wait, stop)
 
-    async def _until_stopped(self, items: AsyncIterator[T]) -> AsyncGenerator[T, None]:
+    async def _until_stopped(self, items: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
         """The items. Raises `server_stops` at the place where the server stops; the source is closed in any case."""
         try:
             while True:
@@ -75,11 +75,10 @@ class Servicing:
                     return
                 yield item[0]
         finally:
-            if isinstance(items, AsyncGenerator):
-                await items.aclose()
+            await items.aclose()
 
 
-async def _next_or_none(items: AsyncIterator[T]) -> tuple[T] | None:
+async def _next_or_none(items: AsyncGenerator[T, None]) -> tuple[T] | None:
     """The next item in a tuple, or None at the end: a future cannot carry StopAsyncIteration."""
     try:
         return (await anext(items),)

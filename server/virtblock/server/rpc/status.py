@@ -15,6 +15,7 @@ from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-unty
 from virtblock.server.core.errors import ErrorDomain, ErrorNumber, VirError, report
 from virtblock.server.core.events import EventsCompacted
 from virtblock.server.core.jobs import BlockJobNotFound, RequestIdReused
+from virtblock.server.core.watching import SlowReader
 from virtblock.server.rpc import limits
 from virtblock.server.rpc.status_table import code_of
 from virtblock.server.rpc.text import cut_to, cut_to_encoded, wire_text
@@ -28,6 +29,7 @@ NATIVE_ERROR_DOMAIN = "virtblock.org"
 _NATIVE: dict[type[VirError], tuple[grpc.StatusCode, errors_pb2.NativeErrorReason.ValueType]] = {
     EventsCompacted: (grpc.StatusCode.OUT_OF_RANGE, errors_pb2.NATIVE_ERROR_REASON_COMPACTED),
     BlockJobNotFound: (grpc.StatusCode.NOT_FOUND, errors_pb2.NATIVE_ERROR_REASON_BLOCK_JOB_NOT_FOUND),
+    SlowReader: (grpc.StatusCode.RESOURCE_EXHAUSTED, errors_pb2.NATIVE_ERROR_REASON_SLOW_READER),
     RequestIdReused: (grpc.StatusCode.ALREADY_EXISTS, errors_pb2.NATIVE_ERROR_REASON_REQUEST_ID_REUSED),
 }
 _NATIVE_PREFIX = "NATIVE_ERROR_REASON_"
