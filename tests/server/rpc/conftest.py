@@ -8,15 +8,15 @@ jobs, it puts them into the registry as a driver does.
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 import grpc
 import pytest
-from google.rpc import error_details_pb2, status_pb2
-from grpc_status import rpc_status
+from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
+from grpc_status import rpc_status  # type: ignore[import-untyped]
 
 from virtblock.server.core.block_api import BlockApi
 from virtblock.server.core.block_job_api import BlockJobApi
@@ -115,7 +115,7 @@ class Told:
     error: errors_pb2.VirError
 
 
-def read_error(failure: grpc.RpcError) -> Told:
+def read_error(failure: grpc.aio.AioRpcError) -> Told:
     """Unpack a failure; one without our two details in their order is an assertion error."""
     status = rpc_status.from_call(failure)
     assert status is not None, f"no status in {failure!r}"
@@ -129,7 +129,7 @@ def read_error(failure: grpc.RpcError) -> Told:
 
 
 @pytest.fixture
-def told():
+def told() -> Callable[[grpc.aio.AioRpcError], Told]:
     """Unpacks a failed call."""
     return read_error
 

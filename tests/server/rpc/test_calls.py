@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
+from typing import Any
 
 import grpc
 import pytest
@@ -22,13 +24,13 @@ XML_REQUEST = domain_service_pb2.GetXMLDescRequest(domain=GUEST)
 TIMEOUT_S = 15
 
 
-async def until(condition) -> None:
+async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(TIMEOUT_S):
         while not condition():  # noqa: ASYNC110 - what is waited for happens in threads and in gRPC
             await asyncio.sleep(0.005)
 
 
-def begin_job(stack, disk: str = "vda") -> BlockJob:
+def begin_job(stack: Any, disk: str = "vda") -> BlockJob:
     job = BlockJob(
         job_id="",
         connection_uri="fake:///",
@@ -43,11 +45,12 @@ def begin_job(stack, disk: str = "vda") -> BlockJob:
         flags=0,
         bandwidth_bytes_per_s=0,
     )
-    return stack.jobs.begin(job, Origin())
+    begun: BlockJob = stack.jobs.begin(job, Origin())
+    return begun
 
 
 class TestErrors:
-    async def test_a_drivers_error_arrives_whole(self, stack, stubs, told):
+    async def test_a_drivers_error_arrives_whole(self, stack: Any, stubs: Any, told: Any) -> None:
         stack.driver.raising = VirError(
             38, "cannot open '/x': No such file or directory", domain=ErrorDomain.STORAGE, str1="%s", int1=2
         )
@@ -59,14 +62,14 @@ class TestErrors:
         assert (seen.error.number, seen.error.domain, seen.error.int1) == (38, ErrorDomain.STORAGE, 2)
         assert (seen.info.reason, seen.info.domain) == ("VIR_ERR_SYSTEM_ERROR", "libvirt.org")
 
-    async def test_a_huge_path_in_an_error_arrives(self, stack, stubs, told):
+    async def test_a_huge_path_in_an_error_arrives(self, stack: Any, stubs: Any, told: Any) -> None:
         path = "/" + "目" * 30_000 + "/end"
         stack.driver.raising = report(ErrorNumber.OPERATION_FAILED, f"cannot open '{path}'")
         with pytest.raises(grpc.aio.AioRpcError) as failure:
             await stubs.domain.GetXMLDesc(XML_REQUEST)
         assert told(failure.value).error.message.endswith("/end'")
 
-    async def test_a_path_that_is_not_utf8_arrives(self, stack, stubs, told):
+    async def test_a_path_that_is_not_utf8_arrives(self, stack: Any, stubs: Any, told: Any) -> None:
         stack.driver.raising = report(ErrorNumber.OPERATION_FAILED, "cannot open '/\udcff'")
         with pytest.raises(grpc.aio.AioRpcError) as failure:
             await stubs.domain.GetXMLDesc(XML_REQUEST)
@@ -74,27 +77,27 @@ class TestErrors:
 
     @pytest.mark.parametrize("raised", [RuntimeError("a secret"), KeyError("a secret")])
     async def test_an_unforeseen_failure_is_told_by_its_incident_alone(
-        self, stack, stubs, told, caplog: pytest.LogCaptureFixture, raised: Exception
-    ):
+        self, stack: Any, stubs: Any, told: Any, caplog: pytest.LogCaptureFixture, raised: Exception
+    ) -> None:
         stack.driver.raising = raised
         with pytest.raises(grpc.aio.AioRpcError) as failure:
             await stubs.domain.GetXMLDesc(XML_REQUEST)
         seen = told(failure.value)
         assert (seen.code, seen.error.number) == (grpc.StatusCode.INTERNAL, ErrorNumber.INTERNAL_ERROR)
-        assert "secret" not in str(seen.status) + failure.value.debug_error_string()
+        assert "secret" not in f"{seen.status}{failure.value.debug_error_string()}"
         [record] = [record for record in caplog.records if record.levelno == logging.ERROR]
-        assert record.fields["incident"] == seen.info.metadata["incident"]
+        assert vars(record)["fields"]["incident"] == seen.info.metadata["incident"]
         assert record.exc_info is not None
         assert record.exc_info[1] is raised
 
-    async def test_an_error_in_a_stream_is_told_too(self, stubs, told):
+    async def test_an_error_in_a_stream_is_told_too(self, stubs: Any, told: Any) -> None:
         stream = stubs.block_job.WatchBlockMap(block_job_service_pb2.WatchBlockMapRequest(job_id="none"))
         with pytest.raises(grpc.aio.AioRpcError) as failure:
             await stream.read()
         seen = told(failure.value)
         assert (seen.code, seen.info.reason) == (grpc.StatusCode.NOT_FOUND, "BLOCK_JOB_NOT_FOUND")
 
-    async def test_a_token_of_another_server_is_refused(self, stubs, told):
+    async def test_a_token_of_another_server_is_refused(self, stubs: Any, told: Any) -> None:
         stream = stubs.block_job.WatchBlockJobs(block_job_service_pb2.WatchBlockJobsRequest(resume_token="17"))
         with pytest.raises(grpc.aio.AioRpcError) as failure:
             await stream.read()
@@ -105,7 +108,7 @@ class TestErrors:
 
 
 class TestDeadlines:
-    async def test_a_deadline_ends_the_call_and_not_the_work(self, stack, stubs):
+    async def test_a_deadline_ends_the_call_and_not_the_work(self, stack: Any, stubs: Any) -> None:
         stack.driver.gate.clear()
         with pytest.raises(grpc.aio.AioRpcError) as failure:
             await stubs.domain.GetXMLDesc(XML_REQUEST, timeout=0.2)
@@ -114,7 +117,7 @@ class TestDeadlines:
         stack.driver.gate.set()
         await until(lambda: stack.driver.finished_count == 1)
 
-    async def test_a_cancelled_call_ends_and_its_work_does_not(self, stack, stubs):
+    async def test_a_cancelled_call_ends_and_its_work_does_not(self, stack: Any, stubs: Any) -> None:
         stack.driver.gate.clear()
         call = stubs.domain.GetXMLDesc(XML_REQUEST)
         waiting = asyncio.ensure_future(call.code())
@@ -124,7 +127,7 @@ class TestDeadlines:
         stack.driver.gate.set()
         await until(lambda: stack.driver.finished_count == 1)
 
-    async def test_looking_works_while_every_blocking_worker_is_held(self, stack, stubs):
+    async def test_looking_works_while_every_blocking_worker_is_held(self, stack: Any, stubs: Any) -> None:
         stack.driver.gate.clear()
         held = [stubs.domain.GetXMLDesc(XML_REQUEST) for _ in range(limits.BLOCKING_THREAD_COUNT + 4)]
         codes = [asyncio.ensure_future(call.code()) for call in held]
@@ -138,7 +141,7 @@ class TestDeadlines:
 
 
 class TestJobs:
-    async def test_a_wait_ends_with_the_state_and_holds_no_worker(self, stack, stubs):
+    async def test_a_wait_ends_with_the_state_and_holds_no_worker(self, stack: Any, stubs: Any) -> None:
         job = begin_job(stack)
         waits = [
             stubs.block_job.WaitBlockJob(
@@ -156,13 +159,13 @@ class TestJobs:
         assert all(answer.reached for answer in answers)
         assert {answer.job.state for answer in answers} == {block_job_pb2.BLOCK_JOB_STATE_RUNNING}
 
-    async def test_a_wait_that_times_out_says_that_nothing_was_reached(self, stack, stubs):
+    async def test_a_wait_that_times_out_says_that_nothing_was_reached(self, stack: Any, stubs: Any) -> None:
         job = begin_job(stack)
         request = block_job_service_pb2.WaitBlockJobRequest(job_id=job.job_id, timeout_ms=20)
         answer = await stubs.block_job.WaitBlockJob(request)
         assert (answer.reached, answer.job.job_id) == (False, job.job_id)
 
-    async def test_a_watch_resumes_where_it_was_and_misses_nothing(self, stack, stubs):
+    async def test_a_watch_resumes_where_it_was_and_misses_nothing(self, stack: Any, stubs: Any) -> None:
         begin_job(stack, "vda")
         request = block_job_service_pb2.WatchBlockJobsRequest(include_snapshot=True)
         stream = stubs.block_job.WatchBlockJobs(request)
@@ -184,13 +187,13 @@ class TestJobs:
 
 
 class TestBounds:
-    async def test_a_request_that_is_too_large_is_refused(self, stubs):
+    async def test_a_request_that_is_too_large_is_refused(self, stubs: Any) -> None:
         request = connect_service_pb2.DomainDefineXMLRequest(xml="x" * (limits.REQUEST_BYTES_MAX + 1))
         with pytest.raises(grpc.aio.AioRpcError) as failure:
             await stubs.connect.DomainDefineXML(request)
         assert failure.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
-    async def test_headers_that_are_too_large_are_refused(self, stubs):
+    async def test_headers_that_are_too_large_are_refused(self, stubs: Any) -> None:
         with pytest.raises(grpc.aio.AioRpcError) as failure:
             await stubs.connect.GetType(
                 connect_service_pb2.GetTypeRequest(),
@@ -198,7 +201,7 @@ class TestBounds:
             )
         assert failure.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
-    async def test_a_connection_has_a_bound_of_streams(self, stack, stubs):
+    async def test_a_connection_has_a_bound_of_streams(self, stack: Any, stubs: Any) -> None:
         streams = [
             stubs.block_job.WatchBlockJobs(block_job_service_pb2.WatchBlockJobsRequest())
             for _ in range(limits.CONNECTION_STREAMS_MAX)
@@ -218,7 +221,9 @@ class TestBounds:
         for stream in streams:
             stream.cancel()
 
-    async def test_a_full_queue_is_told_as_busy(self, stack, stubs, told, monkeypatch: pytest.MonkeyPatch):
+    async def test_a_full_queue_is_told_as_busy(
+        self, stack: Any, stubs: Any, told: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         stack.driver.gate.clear()
         monkeypatch.setattr(stack.floor.pools.blocking, "_admitted_max", 1)
         held = asyncio.ensure_future(stubs.domain.GetXMLDesc(XML_REQUEST).code())
@@ -231,13 +236,13 @@ class TestBounds:
 
 
 class TestLog:
-    async def test_a_call_leaves_one_line(self, stack, stubs, caplog: pytest.LogCaptureFixture):
+    async def test_a_call_leaves_one_line(self, stack: Any, stubs: Any, caplog: pytest.LogCaptureFixture) -> None:
         with caplog.at_level(logging.INFO, "virtblock.call"):
             await stubs.domain.GetXMLDesc(XML_REQUEST)
             stack.driver.raising = report(ErrorNumber.OPERATION_INVALID, "x")
             with pytest.raises(grpc.aio.AioRpcError):
                 await stubs.domain.GetXMLDesc(XML_REQUEST)
-        lines = [record.fields for record in caplog.records if record.name == "virtblock.call"]
+        lines = [vars(record)["fields"] for record in caplog.records if record.name == "virtblock.call"]
         assert [line["code"] for line in lines] == ["OK", "FAILED_PRECONDITION"]
         line = lines[0]
         assert (line["method"], line["domain"]) == ("DomainService/GetXMLDesc", "guest")
@@ -245,7 +250,7 @@ class TestLog:
         assert line["peer"].startswith("unix:")
         assert 0 <= line["duration_ms"] < TIMEOUT_S * 1000
 
-    async def test_xml_is_not_logged(self, stubs, caplog: pytest.LogCaptureFixture):
+    async def test_xml_is_not_logged(self, stubs: Any, caplog: pytest.LogCaptureFixture) -> None:
         with caplog.at_level(logging.INFO, "virtblock"), pytest.raises(grpc.aio.AioRpcError):
             await stubs.connect.DomainDefineXML(
                 connect_service_pb2.DomainDefineXMLRequest(xml="<passwd>hidden</passwd>")
@@ -255,7 +260,7 @@ class TestLog:
 
 
 class TestStop:
-    async def test_streams_and_waits_are_told_to_come_again(self, stack, stubs, told):
+    async def test_streams_and_waits_are_told_to_come_again(self, stack: Any, stubs: Any, told: Any) -> None:
         job = begin_job(stack)
         stream = stubs.block_job.WatchBlockJobs(block_job_service_pb2.WatchBlockJobsRequest())
         events = stubs.connect.DomainEventRegisterAny(connect_service_pb2.DomainEventRegisterAnyRequest())

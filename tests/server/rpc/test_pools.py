@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -22,21 +22,21 @@ def gate() -> Iterator[threading.Event]:
     gate.set()
 
 
-async def until(condition) -> None:
+async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(WAIT_S):
         while not condition():  # noqa: ASYNC110 - what is waited for happens in threads
             await asyncio.sleep(0.005)
 
 
-async def test_a_result_and_an_exception_come_back():
+async def test_a_result_and_an_exception_come_back() -> None:
     pool = WorkerPool("test", 1)
-    assert await pool.run(lambda x, *, y: x + y, 1, y=2) == 3
+    assert await pool.run(divmod, 7, 2) == (3, 1)
     with pytest.raises(ZeroDivisionError):
         await pool.run(lambda: 1 // 0)
     pool.close()
 
 
-async def test_what_runs_goes_on_when_its_caller_is_gone(gate: threading.Event):
+async def test_what_runs_goes_on_when_its_caller_is_gone(gate: threading.Event) -> None:
     pool, entered, done = WorkerPool("test", 1), threading.Event(), threading.Event()
 
     def work() -> None:
@@ -56,7 +56,7 @@ async def test_what_runs_goes_on_when_its_caller_is_gone(gate: threading.Event):
     pool.close()
 
 
-async def test_what_waits_never_begins_when_its_caller_is_gone(gate: threading.Event):
+async def test_what_waits_never_begins_when_its_caller_is_gone(gate: threading.Event) -> None:
     pool, begun = WorkerPool("test", 1), threading.Event()
     running = asyncio.ensure_future(pool.run(gate.wait, WAIT_S))
     waiting = asyncio.ensure_future(pool.run(begun.set))
@@ -70,7 +70,7 @@ async def test_what_waits_never_begins_when_its_caller_is_gone(gate: threading.E
     pool.close()
 
 
-async def test_a_full_queue_is_told_at_once(gate: threading.Event):
+async def test_a_full_queue_is_told_at_once(gate: threading.Event) -> None:
     pool = WorkerPool("test", 1, queue_max=2)
     calls = [asyncio.ensure_future(pool.run(gate.wait, WAIT_S)) for _ in range(3)]
     await asyncio.sleep(0)
