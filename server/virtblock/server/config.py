@@ -10,6 +10,7 @@ restriction would be no restriction.
 
 from __future__ import annotations
 
+import math
 import os
 import tomllib
 from collections.abc import Callable, Mapping
@@ -132,8 +133,8 @@ def check(config: Config) -> None:
     _check_folders(config)
     if config.log_format not in LOG_FORMATS:
         raise ConfigInvalid(f"log_format is '{config.log_format}', and must be one of: {', '.join(LOG_FORMATS)}")
-    if config.stop_grace_s < 0:
-        raise ConfigInvalid(f"stop_grace_s is {config.stop_grace_s}, and must not be below 0")
+    if not 0 <= config.stop_grace_s < math.inf:
+        raise ConfigInvalid(f"stop_grace_s is {config.stop_grace_s}, and must not be below 0 or without end")
 
 
 def _check_tls(config: Config) -> None:

@@ -18,7 +18,8 @@ from typing import TextIO
 LOG_FORMATS = ("text", "json")
 ROOT_LOGGER = "virtblock"
 
-_BARE_VALUE = re.compile(r"[^\s\"'=\\\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+\Z")
+# What would end the word, or be read as something else.
+_NEEDS_QUOTES = re.compile(r"[\s\"'=\\]")
 
 
 class TextFormatter(logging.Formatter):
@@ -69,4 +70,5 @@ def _word(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     text = str(value)
-    return text if _BARE_VALUE.match(text) else json.dumps(text)
+    is_bare = text != "" and text.isprintable() and not _NEEDS_QUOTES.search(text)
+    return text if is_bare else json.dumps(text)

@@ -104,7 +104,7 @@ def test_what_is_no_socket_is_not_removed(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(StartRefused, match="state folder .*file/state"):
+    with pytest.raises(StartRefused, match=r"state folder .*file/state"):
         lock_state_dir(tmp_path / "file" / "state")
     with pytest.raises(StartRefused, match="folder of socket"):
         lock_socket(tmp_path / "file" / "sock")
