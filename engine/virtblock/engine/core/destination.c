@@ -41,7 +41,7 @@ static int check_spec(const struct vb_destination_spec *spec, struct vb_error *e
 	if (spec->virtual_size_bytes > INT64_MAX)
 		return vb_fail(error, VB_ERROR_INVALID, 0, spec->path, -1, "A disk cannot have %llu bytes",
 			       (unsigned long long)spec->virtual_size_bytes);
-	return 0;
+	return spec->format == VB_FORMAT_QCOW2 && !spec->reuse ? vb_qcow2_linear_check(spec, error) : 0;
 }
 
 static struct vb_writer *open_new(const struct vb_policy *policy, const struct vb_destination_spec *spec, bool exclusive,

@@ -23,9 +23,14 @@ struct vb_writer *vb_raw_writer_existing(struct vb_file *file, const struct vb_d
 					 enum vb_existing_role role, struct vb_error *error);
 struct vb_writer *vb_qcow2_linear_writer_new(struct vb_file *target, struct vb_file *file,
 					     const struct vb_destination_spec *spec, struct vb_error *error);
-/* spec->virtual_size_bytes 0: whatever the image has. */
+/* Whether such an image can be made: cluster size, backing file's name and format. */
+int vb_qcow2_linear_check(const struct vb_destination_spec *spec, struct vb_error *error);
+/* The size of an image that a tool changes is its own, not the spec's. */
 struct vb_writer *vb_qcow2_inplace_writer_open(struct vb_file *file, const struct vb_destination_spec *spec,
 					       enum vb_existing_role role, struct vb_error *error);
+
+/* Grows an image opened by vb_image_open_writable; `backing_bytes` is the virtual size of its backing file, 0 if none. */
+int vb_qcow2_grow(struct vb_writer *writer, uint64_t size_bytes, uint64_t backing_bytes, struct vb_error *error);
 
 /* A new destination whose PATH must not exist (vb_image_create). */
 struct vb_writer *vb_destination_create(const struct vb_policy *policy, const struct vb_destination_spec *spec,

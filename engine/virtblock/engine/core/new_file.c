@@ -90,18 +90,31 @@ static int open_partial(const struct vb_policy *policy, const struct vb_file *ta
 	return 0;
 }
 
+/* The lock says that it is still ours. */
+static void remove_created(const struct vb_file *target)
+{
+	if (target->is_created)
+		vb_sys->unlinkat(target->folder_fd, target->name, 0);
+}
+
 int vb_new_file_open(const struct vb_policy *policy, const char *path, bool exclusive, const struct vb_chain *source,
 		     struct vb_file *target, struct vb_file *partial, struct vb_error *error)
 {
 	struct stat status;
 	int flags = O_RDWR | O_CREAT | (exclusive ? O_EXCL : 0);
 
-	if (vb_policy_open(policy, path, flags, 0600, target, error))
+	if (vb_policy_open(policy, path, flags, 0600, target, error)) {
+		if (exclusive && error->kind == VB_ERROR_SYSTEM && error->system_errno == EEXIST)
+			error->kind = VB_ERROR_EXISTS;
 		return -1;
+	}
 	if (check_empty(target, error) || vb_destination_check_source(target, source, error) ||
-	    lock_target(target, &status, error) || open_partial(policy, target, &status, partial, error)) {
-		if (exclusive && target->is_created)
-			vb_sys->unlinkat(target->folder_fd, target->name, 0);
+	    lock_target(target, &status, error)) {
+		vb_file_close(target);
+		return -1;
+	}
+	if (open_partial(policy, target, &status, partial, error)) {
+		remove_created(target);
 		vb_file_close(target);
 		return -1;
 	}
@@ -137,6 +150,7 @@ void vb_new_file_discard(struct vb_file *target, struct vb_file *file)
 {
 	if (target) {
 		vb_sys->unlinkat(file->folder_fd, file->name, 0);
+		remove_created(target);
 		vb_file_close(target);
 	}
 	vb_file_close(file);

@@ -38,6 +38,9 @@ struct inplace_writer {
 	uint64_t owned_count;
 };
 
+/* Once, before the first change: the mark, and the features that do not survive a writer who knows nothing of them (bitmaps). */
+int vb_qcow2_begin_change(struct inplace_writer *self, struct vb_error *error);
+
 /* Reads L1 and claims the clusters of all tables; FORMAT where two of them overlap. */
 int vb_qcow2_tables_open(struct inplace_writer *self, struct vb_error *error);
 void vb_qcow2_tables_close(struct inplace_writer *self);

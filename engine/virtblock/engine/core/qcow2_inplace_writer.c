@@ -37,8 +37,7 @@ static int put_magic(struct inplace_writer *self, uint32_t magic, struct vb_erro
 	return put_header_field(self, VB_QCOW2_AT_MAGIC, field, sizeof(field), error);
 }
 
-/* Once, before the first change: the mark, and the features that do not survive a writer who knows nothing of them (bitmaps). */
-static int begin_change(struct inplace_writer *self, struct vb_error *error)
+int vb_qcow2_begin_change(struct inplace_writer *self, struct vb_error *error)
 {
 	uint8_t cleared[8] = {0};
 
@@ -58,7 +57,7 @@ static int inplace_prepare(struct vb_writer *writer, const struct vb_plan *plan,
 	struct inplace_writer *self = inplace(writer);
 
 	(void)plan;
-	return self->role == VB_EXISTING_DESTINATION ? begin_change(self, error) : 0;
+	return self->role == VB_EXISTING_DESTINATION ? vb_qcow2_begin_change(self, error) : 0;
 }
 
 static bool has_backing(const struct inplace_writer *self)
@@ -103,7 +102,7 @@ static int find_room(struct inplace_writer *self, uint64_t cluster, uint64_t end
 	uint64_t count = 1, first;
 	const uint8_t *table;
 
-	if (vb_qcow2_make_room(self, error) || begin_change(self, error) ||
+	if (vb_qcow2_make_room(self, error) || vb_qcow2_begin_change(self, error) ||
 	    vb_qcow2_table_for_reading(self, cluster / table_entries(self), &table, error))
 		return -1;
 	if (end > table_end)
@@ -306,7 +305,7 @@ static int inplace_zero(struct vb_writer *writer, uint64_t start_bytes, uint64_t
 		uint64_t stop = end < table_end ? end : table_end;
 
 		pthread_mutex_lock(&self->mutex);
-		int result = vb_qcow2_make_room(self, error) || begin_change(self, error) ||
+		int result = vb_qcow2_make_room(self, error) || vb_qcow2_begin_change(self, error) ||
 			     zero_in_table(self, cluster, stop, error);
 		pthread_mutex_unlock(&self->mutex);
 		if (result)

@@ -175,7 +175,7 @@ int vb_qcow2_layout_make(struct vb_qcow2_layout *layout, const struct vb_plan *p
 			       "choose larger clusters",
 			       cluster_size_bytes, (unsigned long long)size_bytes, (unsigned long long)l1_bytes,
 			       VB_QCOW2_L1_BYTES_MAX);
-	layout->l1_clusters = l1_bytes ? divide_up(l1_bytes, cluster_size_bytes) : 1;
+	layout->l1_clusters = divide_up(l1_bytes, cluster_size_bytes);
 	if (plan && make_runs(layout, plan)) {
 		vb_qcow2_layout_free(layout);
 		return vb_fail(error, VB_ERROR_MEMORY, 0, path, -1, "No memory for the layout of %zu extents",

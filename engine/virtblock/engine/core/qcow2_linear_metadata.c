@@ -251,7 +251,7 @@ int vb_qcow2_linear_write_metadata(struct linear_writer *self, struct vb_error *
 		.self = self,
 		.stream = {.file = &self->base.file, .buffer = malloc(STREAM_BYTES)},
 		.cluster_bytes = 1ull << layout->cluster_bits,
-		.l1 = calloc(layout->l1_clusters, 1ull << layout->cluster_bits),
+		.l1 = calloc(layout->l1_clusters + 1, 1ull << layout->cluster_bits),
 		.reftable = calloc(layout->reftable_clusters, 1ull << layout->cluster_bits),
 		.l2_used = calloc(layout->l2_count / 64 + 1, sizeof(uint64_t)),
 		.table = malloc(1ull << layout->cluster_bits),

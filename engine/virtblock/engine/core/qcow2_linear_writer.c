@@ -170,6 +170,11 @@ static int check_backing(const struct vb_destination_spec *spec, struct vb_error
 	return 0;
 }
 
+int vb_qcow2_linear_check(const struct vb_destination_spec *spec, struct vb_error *error)
+{
+	return vb_qcow2_check_cluster_size(spec->cluster_size_bytes, spec->path, error) || check_backing(spec, error) ? -1 : 0;
+}
+
 struct vb_writer *vb_qcow2_linear_writer_new(struct vb_file *target, struct vb_file *file,
 					     const struct vb_destination_spec *spec, struct vb_error *error)
 {
@@ -181,8 +186,7 @@ struct vb_writer *vb_qcow2_linear_writer_new(struct vb_file *target, struct vb_f
 		return NULL;
 	}
 	self->target = *target;
-	if (vb_writer_init(&self->base, &linear_ops, file, spec, error) ||
-	    vb_qcow2_check_cluster_size(spec->cluster_size_bytes, spec->path, error) || check_backing(spec, error)) {
+	if (vb_writer_init(&self->base, &linear_ops, file, spec, error)) {
 		linear_close(&self->base);
 		return NULL;
 	}

@@ -123,6 +123,14 @@ static int take_clusters(struct vb_refcounts *refcounts, uint64_t count, uint64_
 	return 0;
 }
 
+static int raise_counts(struct vb_refcounts *refcounts, uint64_t first, uint64_t count, struct vb_error *error)
+{
+	for (uint64_t index = 0; index < count; index++)
+		if (change_count(refcounts, first + index, 1, error))
+			return -1;
+	return 0;
+}
+
 /* A longer table in a new place; the old one's clusters are dropped once the header names the new one. */
 static int grow_table(struct vb_refcounts *refcounts, uint64_t block_count, struct vb_error *error)
 {
@@ -158,9 +166,8 @@ static int grow_table(struct vb_refcounts *refcounts, uint64_t block_count, stru
 	refcounts->table_clusters = clusters;
 	refcounts->table_is_dirty = true;
 	refcounts->table_has_moved = true;
-	for (uint64_t index = 0; index < clusters; index++)
-		if (change_count(refcounts, first + index, 1, error))
-			return -1;
+	if (raise_counts(refcounts, first, clusters, error))
+		return -1;
 	return vb_refcounts_drop_later(refcounts, old_first, old_count, error);
 }
 
@@ -220,6 +227,11 @@ int vb_refcounts_allocate(struct vb_refcounts *refcounts, uint64_t wanted, uint6
 		++*got;
 	}
 	return 0;
+}
+
+int vb_refcounts_allocate_run(struct vb_refcounts *refcounts, uint64_t count, uint64_t *first, struct vb_error *error)
+{
+	return take_clusters(refcounts, count, first, error) || raise_counts(refcounts, *first, count, error) ? -1 : 0;
 }
 
 int vb_refcounts_drop_later(struct vb_refcounts *refcounts, uint64_t cluster, uint64_t count, struct vb_error *error)

@@ -45,6 +45,8 @@ void vb_refcounts_close(struct vb_refcounts *refcounts);
 int vb_refcounts_get(struct vb_refcounts *refcounts, uint64_t cluster, uint64_t *count, struct vb_error *error);
 /* Up to `wanted` clusters that follow each other, each with count 1. Their old content is undefined. */
 int vb_refcounts_allocate(struct vb_refcounts *refcounts, uint64_t wanted, uint64_t *first, uint64_t *got, struct vb_error *error);
+/* Exactly `count` clusters that follow each other, for a table. */
+int vb_refcounts_allocate_run(struct vb_refcounts *refcounts, uint64_t count, uint64_t *first, struct vb_error *error);
 /* One reference to each of these clusters goes away once all that refers to them is durable. */
 int vb_refcounts_drop_later(struct vb_refcounts *refcounts, uint64_t cluster, uint64_t count, struct vb_error *error);
 
