@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import re
 import threading
 import time
 import uuid
@@ -38,6 +39,7 @@ from virtblock.server.core.store import JobQuery, Reads, RequestRecord, Store, T
 REQUEST_KEPT_S = 24 * 3600.0
 PAGE_SIZE_DEFAULT = 100
 PAGE_SIZE_MAX = 1000
+_JOB_ID = re.compile(r"vb-[0-9a-f]{26}")
 
 _NEW, _RUNNING, _READY = JobState.NEW, JobState.RUNNING, JobState.READY
 _ABORTING, _PIVOTING = JobState.ABORTING, JobState.PIVOTING
@@ -434,7 +436,7 @@ def _decode_page_token(token: str, page_of: str) -> str:
     except (binascii.Error, ValueError):
         text = ""
     job_id = text.removeprefix(page_of)
-    if not text.startswith(page_of) or not job_id.startswith("vb-"):
+    if not text.startswith(page_of) or not _JOB_ID.fullmatch(job_id):
         detail = "page_token was not given for this list"
         raise report(ErrorNumber.INVALID_ARG, detail, domain=ErrorDomain.DOMAIN)
     return job_id
