@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every command with its options and texts.
+
+Owns: what may be typed. Invariants: names, kinds, order and texts are virsh's; an option that virsh has and this
+program cannot serve is left out, so that it is refused by name. Nothing here loads the client: `help` and a mistyped
+command answer at once.
+"""
+
+from __future__ import annotations
+
+from virtblock.cli.grammar import Command, Kind, Option
+from virtblock.cli.help_text import Group
+
+_DOMAIN = Option("domain", "domain name, id or uuid", Kind.TEXT, required=True)
+
+DEFINE = Command(
+    "define",
+    "define (but don't start) a domain from an XML file",
+    "Define a domain.",
+    (
+        Option("file", "file containing an XML domain description", Kind.TEXT, required=True),
+        Option("validate", "validate the XML against the schema"),
+    ),
+    "domain_commands:run_define",
+)
+UNDEFINE = Command(
+    "undefine",
+    "undefine a domain",
+    "Undefine an inactive domain, or convert persistent to transient.",
+    (
+        _DOMAIN,
+        Option("managed-save", "remove domain managed state file"),
+        Option("snapshots-metadata", "remove all domain snapshot metadata (vm must be inactive)"),
+        Option("checkpoints-metadata", "remove all domain checkpoint metadata (vm must be inactive)"),
+        Option("nvram", "remove nvram file"),
+        Option("keep-nvram", "keep nvram file"),
+        Option("tpm", "remove TPM state"),
+        Option("keep-tpm", "keep TPM state"),
+    ),
+    "domain_commands:run_undefine",
+)
+DUMPXML = Command(
+    "dumpxml",
+    "domain information in XML",
+    "Output the domain information as an XML dump to stdout.",
+    (
+        _DOMAIN,
+        Option("inactive", "show inactive defined XML"),
+        Option("security-info", "include security sensitive information in XML dump"),
+        Option("update-cpu", "update guest CPU according to host CPU"),
+        Option("migratable", "provide XML suitable for migrations"),
+    ),
+    "domain_commands:run_dumpxml",
+)
+DETACH_DISK = Command(
+    "detach-disk",
+    "detach disk device",
+    "Detach disk device.",
+    (
+        _DOMAIN,
+        Option("target", "target of disk device", Kind.TEXT, required=True),
+        Option("persistent", "make live change persistent"),
+        Option("config", "affect next boot"),
+        Option("live", "affect running domain"),
+        Option("current", "affect current domain"),
+        Option("print-xml", "print XML document rather than detach the disk"),
+    ),
+    "domain_commands:run_detach_disk",
+)
+BLOCKCOPY = Command(
+    "blockcopy",
+    "Start a block copy operation.",
+    "Copy a disk backing image chain to dest.",
+    (
+        _DOMAIN,
+        Option("path", "fully-qualified path of source disk", Kind.TEXT, required=True),
+        Option("dest", "path of the copy to create", Kind.TEXT),
+        Option("bandwidth", "bandwidth limit in MiB/s", Kind.NUMBER),
+        Option("shallow", "make the copy share a backing chain"),
+        Option("reuse-external", "reuse existing destination"),
+        Option("raw", stands_for=("format", "raw")),
+        Option("blockdev", "copy destination is block device instead of regular file"),
+        Option("wait", "wait for job to reach mirroring phase"),
+        Option("verbose", "with --wait, display the progress"),
+        Option("timeout", "implies --wait, abort if copy exceeds timeout (in seconds)", Kind.NUMBER),
+        Option("pivot", "implies --wait, pivot when mirroring starts"),
+        Option("finish", "implies --wait, quit when mirroring starts"),
+        Option("async", "with --wait, don't wait for cancel to finish"),
+        Option("xml", "filename containing XML description of the copy destination", Kind.TEXT),
+        Option("format", "format of the destination file", Kind.TEXT),
+        Option("granularity", "power-of-two granularity to use during the copy", Kind.NUMBER),
+        Option("buf-size", "maximum amount of in-flight data during the copy", Kind.NUMBER),
+        Option("bytes", "the bandwidth limit is in bytes/s rather than MiB/s"),
+        Option("transient-job", "the copy job is not persisted if VM is turned off"),
+        Option(
+            "synchronous-writes",
+            "the copy job forces guest writes to be synchronously written to the destination",
+        ),
+        Option("dest-is-zero", "the destination image is already zeroed; not all of it need be written"),
+        Option("print-xml", "print the XML used to start the copy job instead of starting the job"),
+    ),
+    "blockcopy_command:run_blockcopy",
+)
+BLOCKJOB = Command(
+    "blockjob",
+    "Manage active block operations",
+    "Query, adjust speed, or cancel active block operations.",
+    (
+        _DOMAIN,
+        Option("path", "fully-qualified path of disk", Kind.TEXT, required=True),
+        Option("abort", "abort the active job on the specified disk"),
+        Option("async", "implies --abort; request but don't wait for job end"),
+        Option("pivot", "implies --abort; conclude and pivot a copy or commit job"),
+        Option("info", "get active job information for the specified disk"),
+        Option("bytes", "get/set bandwidth in bytes rather than MiB/s"),
+        Option("raw", "implies --info; output details rather than human summary"),
+        Option("bandwidth", "set the bandwidth limit in MiB/s", Kind.NUMBER),
+    ),
+    "block_commands:run_blockjob",
+)
+BLOCKRESIZE = Command(
+    "blockresize",
+    "Resize block device of domain.",
+    "Resize block device of domain.",
+    (
+        _DOMAIN,
+        Option("path", "Fully-qualified path of block device", Kind.TEXT, required=True),
+        Option("size", "New size of the block device, as scaled integer (default KiB)", Kind.NUMBER, required=True),
+    ),
+    "block_commands:run_blockresize",
+)
+DOMBLKINFO = Command(
+    "domblkinfo",
+    "domain block device size information",
+    "Get block device size info for a domain.",
+    (
+        _DOMAIN,
+        Option("device", "block device", Kind.TEXT),
+        Option("human", "Human readable output"),
+        Option("all", "display all block devices info"),
+    ),
+    "monitor_commands:run_domblkinfo",
+)
+DOMBLKLIST = Command(
+    "domblklist",
+    "list all domain blocks",
+    "Get the summary of block devices for a domain.",
+    (
+        _DOMAIN,
+        Option("inactive", "get inactive rather than running configuration"),
+        Option("details", "additionally display the type and device value"),
+    ),
+    "monitor_commands:run_domblklist",
+)
+LIST = Command(
+    "list",
+    "list domains",
+    "Returns list of domains.",
+    (
+        Option("inactive", "list inactive domains"),
+        Option("all", "list inactive & active domains"),
+        Option("transient", "list transient domains"),
+        Option("persistent", "list persistent domains"),
+        Option("with-snapshot", "list domains with existing snapshot"),
+        Option("without-snapshot", "list domains without a snapshot"),
+        Option("with-checkpoint", "list domains with existing checkpoint"),
+        Option("without-checkpoint", "list domains without a checkpoint"),
+        Option("state-running", "list domains in running state"),
+        Option("state-paused", "list domains in paused state"),
+        Option("state-shutoff", "list domains in shutoff state"),
+        Option("state-other", "list domains in other states"),
+        Option("autostart", "list domains with autostart enabled"),
+        Option("no-autostart", "list domains with autostart disabled"),
+        Option("with-managed-save", "list domains with managed save state"),
+        Option("without-managed-save", "list domains without managed save"),
+        Option("uuid", "list uuid's only"),
+        Option("name", "list domain names only"),
+        Option("id", "list domain IDs only"),
+        Option("table", "list table (default)"),
+    ),
+    "monitor_commands:run_list",
+)
+EVENT = Command(
+    "event",
+    "Domain Events",
+    "List event types, or wait for domain events to occur",
+    (
+        Option("domain", "filter by domain name, id or uuid", Kind.TEXT),
+        Option("event", "which event type to wait for", Kind.TEXT),
+        Option("all", "wait for all events instead of just one type"),
+        Option("loop", "loop until timeout or interrupt, rather than one-shot"),
+        Option("timeout", "timeout seconds", Kind.NUMBER),
+        Option("list", "list valid event types"),
+        Option("timestamp", "show timestamp for each printed event"),
+    ),
+    "event_command:run_event",
+)
+SNAPSHOT_CREATE_AS = Command(
+    "snapshot-create-as",
+    "Create a snapshot from a set of args",
+    "Create a snapshot (disk and RAM) from arguments",
+    (
+        _DOMAIN,
+        Option("name", "name of snapshot", Kind.TEXT),
+        Option("description", "description of snapshot", Kind.TEXT),
+        Option("print-xml", "print XML document rather than create"),
+        Option("no-metadata", "take snapshot but create no metadata"),
+        Option("halt", "halt domain after snapshot is created"),
+        Option("disk-only", "capture disk state but not vm state"),
+        Option("reuse-external", "reuse any existing external files"),
+        Option("quiesce", "quiesce guest's file systems"),
+        Option("atomic", "require atomic operation"),
+        Option("live", "take a live snapshot"),
+        Option("validate", "validate the XML against the schema"),
+        Option("memspec", "memory attributes: [file=]name[,snapshot=type]", Kind.TEXT, by_name_only=True),
+        Option(
+            "diskspec",
+            "disk attributes: disk[,snapshot=type][,driver=type][,stype=type][,file=name]",
+            Kind.LIST,
+        ),
+    ),
+    "snapshot_commands:run_snapshot_create_as",
+)
+_HELP_SUMMARY = "Prints global help, command specific help, or help for a group of related commands"
+HELP = Command(
+    "help",
+    "print help",
+    "Prints global help, command specific help, or help for a\ngroup of related commands",
+    (Option("command", _HELP_SUMMARY, Kind.TEXT),),
+    "",
+)
+
+GROUPS = (
+    Group(
+        "Domain Management",
+        "domain",
+        (BLOCKCOPY, BLOCKJOB, BLOCKRESIZE, DEFINE, DETACH_DISK, DUMPXML, UNDEFINE),
+    ),
+    Group("Domain Monitoring", "monitor", (DOMBLKINFO, DOMBLKLIST, LIST)),
+    Group("Domain Events", "events", (EVENT,)),
+    Group("Snapshot", "snapshot", (SNAPSHOT_CREATE_AS,)),
+    Group("virtblock itself", "virtblock", (HELP,)),
+)
+COMMANDS = {command.name: command for group in GROUPS for command in group.commands}

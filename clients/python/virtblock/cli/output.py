@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where results and errors go, in virsh's layout or as JSON.
+
+Owns: standard output and standard error. Invariants: results on standard output; errors and progress on standard error;
+without `--quiet` an empty line ends every command's text; with `--json` standard output holds JSON and nothing else,
+one value a line.
+"""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections.abc import Sequence
+from typing import Any, TextIO
+
+# A plain value of JSON: what `json.dumps` takes.
+Json = Any
+
+COLUMN_GAP = "   "
+
+
+class Output:
+    """Prints for one command line."""
+
+    def __init__(self, out: TextIO, err: TextIO, *, quiet: bool = False, as_json: bool = False) -> None:
+        self.out = out
+        self.err = err
+        self.quiet = quiet
+        self.as_json = as_json
+
+    def result(self, data: Json, text: str = "", *, extra: str = "") -> None:
+        """A command's answer: `data` as JSON; else `extra` unless quiet, and `text` always, with their line ends."""
+        if self.as_json:
+            self._json_line(self.out, data)
+            return
+        self.text((extra if not self.quiet else "") + text)
+
+    def table(self, data: Json, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """A table with virsh's columns, without its header when quiet; `data` as JSON."""
+        if self.as_json:
+            self._json_line(self.out, data)
+        else:
+            self.text(table_text([] if self.quiet else header, rows))
+
+    def text(self, text: str) -> None:
+        """Text on standard output, at once."""
+        self.out.write(text)
+        self.out.flush()
+
+    def end_command(self) -> None:
+        """Close a command that ran, well or not."""
+        if not self.quiet and not self.as_json:
+            self.text("\n")
+
+    def progress(self, data: Json) -> None:
+        """A reading on the way, in JSON alone."""
+        self._json_line(self.out, data)
+
+    def error(self, lines: Sequence[str], data: Json) -> None:
+        """An error: virsh's lines, or `data` as JSON, on standard error."""
+        self.out.flush()
+        if self.as_json:
+            self._json_line(self.err, {"error": data})
+            return
+        for line in lines:
+            self.err.write(f"error: {line}\n")
+        self.err.flush()
+
+    def _json_line(self, stream: TextIO, data: Json) -> None:
+        stream.write(json.dumps(data, ensure_ascii=False, separators=(", ", ": ")) + "\n")
+        stream.flush()
+
+
+def table_text(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table as virsh prints it. An empty header: the rows alone."""
+    shown = [[printable(cell) for cell in row] for row in ([header] if header else []) + list(rows)]
+    if not shown:
+        return ""
+    widths = [max(width_of(row[column]) for row in shown) for column in range(len(shown[0]))]
+    lines = [_table_line(row, widths) for row in shown]
+    if header:
+        lines.insert(1, "-" * sum(width + len(COLUMN_GAP) for width in widths))
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _table_line(row: Sequence[str], widths: Sequence[int]) -> str:
+    padded = [cell + " " * (width - width_of(cell)) for cell, width in zip(row, widths, strict=True)]
+    return " " + COLUMN_GAP.join([*padded[:-1], row[-1]])
+
+
+def width_of(text: str) -> int:
+    """Columns that a text takes on a terminal."""
+    return sum(_character_width(character) for character in text)
+
+
+def _character_width(character: str) -> int:
+    if unicodedata.combining(character):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
+def printable(text: str) -> str:
+    """The text with what a terminal would act on written as `\\x..`, so that a file's name cannot draw on it."""
+    return "".join(
+        character
+        if character.isprintable()
+        else "".join(f"\\x{byte:02x}" for byte in character.encode("utf-8", "surrogateescape"))
+        for character in text
+    )
