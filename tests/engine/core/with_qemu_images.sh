@@ -106,7 +106,7 @@ qemu-img bitmap --add feature.qcow2 changed
 scatter feature.qcow2 $((4 * 1024 * 1024)) 5
 same qcow2 feature.qcow2
 qemu-img create -q -f qcow2 -o lazy_refcounts=on dirty.qcow2 4M
-qemu-io -f qcow2 -c "write -P 3 0 1M" -c abort dirty.qcow2 >/dev/null 2>&1 || true
+(qemu-io -f qcow2 -c "write -P 3 0 1M" -c abort dirty.qcow2 || true) >/dev/null 2>&1
 qemu-img info dirty.qcow2 >/dev/null
 same qcow2 dirty.qcow2
 cp feature.qcow2 corrupt.qcow2
