@@ -74,7 +74,12 @@ DriverFactory = Callable[[DriverParts], object]
 def make_embedded_driver(parts: DriverParts) -> object:
     """The driver behind `embedded:///`."""
     return EmbeddedDriver(
-        parts.store, parts.jobs, parts.domain_events, parts.policy, strict_libvirt=parts.config.strict_libvirt
+        parts.store,
+        parts.jobs,
+        parts.domain_events,
+        parts.policy,
+        strict_libvirt=parts.config.strict_libvirt,
+        uri=parts.uri,
     )
 
 
