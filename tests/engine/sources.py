@@ -17,6 +17,8 @@ from virtblock.engine import Chain, Copy, PathPolicy
 
 KIB = 1024
 MIB = 1024 * KIB
+GIB = 1024 * MIB
+TIB = 1024 * GIB
 DISK_BYTES = 8 * MIB
 ANY_PATH = PathPolicy()
 
