@@ -30,7 +30,7 @@ from typing import Self, cast
 
 from virtblock.engine import EngineError, PathPolicy
 from virtblock.server.addresses import Address, TcpAddress, UnixAddress, parse_address
-from virtblock.server.config import Config, ConfigInvalid
+from virtblock.server.config import Config, ConfigInvalid, check
 from virtblock.server.core.block_api import BlockApi
 from virtblock.server.core.block_job_api import BlockJobApi
 from virtblock.server.core.connect_api import ConnectApi
@@ -141,6 +141,7 @@ class Daemon:
             self._tls.reload()
 
     async def _start(self) -> None:
+        check(self.config, self._driver_factories.keys())
         self._load_tls()
         state_lock = lock_state_dir(self.config.state_dir)
         self._resources.callback(state_lock.release)
@@ -216,7 +217,6 @@ class Daemon:
             await self._close_driver(driver)
         await stopping
         logger.info("stopped", extra={"fields": {"stuck_calls": self.has_stuck_calls}})
-
 
     async def _close_driver(self, driver: Driver) -> None:
         """Let a driver park its jobs. One that fails is logged: the others are to be closed all the same."""

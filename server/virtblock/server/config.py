@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import os
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from virtblock.server.logs import LOG_FORMATS
 
 ENVIRONMENT_PREFIX = "VIRTBLOCK_"
 EMBEDDED_URI = "embedded:///"
+EMBEDDED_ONLY = frozenset({"embedded"})
 _SYSTEM_RUNTIME_DIR = Path("/run")
 _SYSTEM_STATE_DIR = Path("/var/lib/virtblock")
 _SOCKET_NAME = "virtblock-sock"
@@ -115,8 +116,8 @@ def as_toml(config: Config) -> str:
     return "".join(lines)
 
 
-def check(config: Config) -> None:
-    """Raise ConfigInvalid for what must not be served, or cannot be."""
+def check(config: Config, schemes: Collection[str] = EMBEDDED_ONLY) -> None:
+    """Raise ConfigInvalid for what must not be served, or cannot be; `schemes` are those that there is a driver for."""
     if not config.listen:
         raise ConfigInvalid("no address to listen on: give --listen unix:PATH, or set XDG_RUNTIME_DIR")
     try:
@@ -129,7 +130,7 @@ def check(config: Config) -> None:
     for address in addresses:
         if isinstance(address, TcpAddress):
             _check_tcp(config, address)
-    _check_connections(config)
+    _check_connections(config, schemes)
     _check_folders(config)
     if config.log_format not in LOG_FORMATS:
         raise ConfigInvalid(f"log_format is '{config.log_format}', and must be one of: {', '.join(LOG_FORMATS)}")
@@ -155,13 +156,14 @@ def _check_tcp(config: Config, address: TcpAddress) -> None:
         raise ConfigInvalid(f"{address} without --allow-path is refused: say in which folders callers may open images")
 
 
-def _check_connections(config: Config) -> None:
+def _check_connections(config: Config, schemes: Collection[str]) -> None:
     if not config.connection:
         raise ConfigInvalid("no connection to serve")
     if len(set(config.connection)) != len(config.connection):
         raise ConfigInvalid("the same --connection is given twice")
     for uri in config.connection:
-        if uri != EMBEDDED_URI:
+        scheme = uri.partition(":")[0]
+        if scheme not in schemes or (scheme in EMBEDDED_ONLY and uri != EMBEDDED_URI):
             raise ConfigInvalid(
                 f"connection '{uri}' is refused: this version offers {EMBEDDED_URI} only; libvirt comes later"
             )

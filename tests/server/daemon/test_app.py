@@ -12,7 +12,7 @@ import grpc
 import pytest
 
 from virtblock.server.app import Daemon, DriverParts
-from virtblock.server.config import Config
+from virtblock.server.config import Config, ConfigInvalid
 from virtblock.server.core.errors import ErrorNumber, report
 from virtblock.server.core.model import Domain
 from virtblock.server.listeners import StartRefused
@@ -51,9 +51,9 @@ class RecordingDriver:
 
 
 def config_in(folder: Path, **changes: Any) -> Config:
-    return Config(
-        **({"listen": (f"unix:{folder}/sock",), "state_dir": folder / "state", "stop_grace_s": 2.0} | changes)
-    )
+    options: dict[str, Any] = {"listen": (f"unix:{folder}/sock",), "state_dir": folder / "state", "stop_grace_s": 2.0}
+    options |= changes
+    return Config(**options)
 
 
 def daemon_with(config: Config, happened: list[str], open_error: Exception | None = None) -> Daemon:
@@ -114,3 +114,23 @@ async def test_a_failed_start_lets_go_of_everything(tmp_path: Path) -> None:
     assert not (tmp_path / "sock").exists()
     async with daemon_with(config_in(tmp_path), happened):
         pass
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"listen": ("127.0.0.1:0",)}, "without TLS"),
+        ({"connection": ("qemu:///system",)}, "'qemu:///system' is refused"),
+    ],
+)
+async def test_what_the_command_refuses_is_refused_here_too(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigInvalid, match=told):
+        await daemon_with(config_in(tmp_path, **changes), []).start()
+    assert not (tmp_path / "state").exists()
+
+
+async def test_another_driver_is_offered_by_its_scheme(tmp_path: Path) -> None:
+    happened: list[str] = []
+    config = config_in(tmp_path, connection=("mine:///",))
+    async with Daemon(config, driver_factories={"mine": lambda parts: RecordingDriver(parts, happened)}):
+        assert happened == ["open"]
