@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 from pathlib import Path
 from typing import Any
@@ -107,9 +108,11 @@ async def test_a_failed_start_lets_go_of_everything(tmp_path: Path) -> None:
     happened: list[str] = []
     images = tmp_path / "images"
     images.mkdir()
-    config = config_in(tmp_path, listen=(f"unix:{tmp_path}/sock", "256.0.0.1:1"), allow_path=(images,), insecure=True)
-    with pytest.raises(StartRefused, match=r"cannot listen on 256\.0\.0\.1:1"):
-        await daemon_with(config, happened).start()
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = f"127.0.0.1:{other.getsockname()[1]}"
+        config = config_in(tmp_path, listen=(f"unix:{tmp_path}/sock", taken), allow_path=(images,), insecure=True)
+        with pytest.raises(StartRefused, match=f"cannot listen on {taken}"):
+            await daemon_with(config, happened).start()
     assert happened == ["open", "close"]
     assert not (tmp_path / "sock").exists()
     async with daemon_with(config_in(tmp_path), happened):
