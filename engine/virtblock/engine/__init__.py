@@ -28,6 +28,7 @@ from virtblock.engine._core import (
     probe,
     resize_image,
 )
+from virtblock.engine.kinds import CopyMode, CopyPhase, ErrorKind, ImageFormat
 
 __all__ = [
     "CELL_COPYING",
@@ -40,8 +41,12 @@ __all__ = [
     "CancelFlag",
     "Chain",
     "Copy",
+    "CopyMode",
+    "CopyPhase",
     "CopyProgress",
     "EngineError",
+    "ErrorKind",
+    "ImageFormat",
     "ImageInfo",
     "ImageWriter",
     "PathPolicy",

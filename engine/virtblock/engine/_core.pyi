@@ -10,26 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, Literal, final
 
-ImageFormat = Literal["raw", "qcow2"]
-CopyMode = Literal["full", "top"]
-ErrorKind = Literal[
-    "system",
-    "invalid",
-    "format",
-    "unsupported",
-    "denied",
-    "locked",
-    "backing",
-    "backing-format",
-    "size",
-    "space",
-    "cancelled",
-    "memory",
-    "exists",
-    "same-file",
-    "internal",
-]
-CopyPhase = Literal["new", "planning", "copying", "flushing", "done", "failed"]
+from virtblock.engine.kinds import CopyMode, CopyPhase, ErrorKind, ImageFormat
 
 CELL_TODO: Final = 1
 CELL_COPYING: Final = 2

@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The words that the engine takes and gives, as types: what the compiled module cannot export itself."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+ImageFormat = Literal["raw", "qcow2"]
+CopyMode = Literal["full", "top"]
+ErrorKind = Literal[
+    "system",
+    "invalid",
+    "format",
+    "unsupported",
+    "denied",
+    "locked",
+    "backing",
+    "backing-format",
+    "size",
+    "space",
+    "cancelled",
+    "memory",
+    "exists",
+    "same-file",
+    "internal",
+]
+CopyPhase = Literal["new", "planning", "copying", "flushing", "done", "failed"]
