@@ -12,9 +12,10 @@ from typing import TypeVar
 import pytest
 from server.core.samples import CALLER, DOMAIN, READ_ONLY, URI, UUID, Apis, BareDriver, Core
 
+from virtblock.server.core import watching
 from virtblock.server.core.block_job_api import Bookmark, JobChanged, JobProgressed, SlowReader, WatchItem
 from virtblock.server.core.errors import VirError
-from virtblock.server.core.events import DomainEvents, EventsCompacted
+from virtblock.server.core.events import DomainEvents, EventLog, EventsCompacted
 from virtblock.server.core.jobs import BlockJobNotFound, JobFilter
 from virtblock.server.core.model import (
     BlockJobEvent,
@@ -24,6 +25,7 @@ from virtblock.server.core.model import (
     JobProgress,
     JobState,
     LifecycleEvent,
+    LogEntry,
 )
 
 ALL = JobFilter()
@@ -92,6 +94,23 @@ async def test_writers_on_other_threads_are_seen_in_order(apis: Apis) -> None:
     assert [sequence for sequence, _ in _states(items)] == list(range(1, 33))
     for writer in writers:
         writer.join()
+    await stream.aclose()
+
+
+async def test_a_change_right_after_the_read_is_not_slept_through(apis: Apis, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = watching.read_entries
+    missed = [True]
+
+    async def read_and_miss(events: EventLog, after_sequence: int) -> list[LogEntry]:
+        entries = await read(events, after_sequence)
+        if missed and missed.pop():
+            await asyncio.to_thread(apis.core.begin)
+            await asyncio.sleep(0.01)
+        return entries
+
+    monkeypatch.setattr(watching, "read_entries", read_and_miss)
+    stream = apis.jobs.watch(CALLER, None, ALL, bookmark_interval_s=3600)
+    assert _states(await _take(stream, 2)) == [(1, JobState.NEW)]
     await stream.aclose()
 
 

@@ -112,7 +112,11 @@ def test_sizes_that_qemu_refuses(granularity_bytes: int) -> None:
     )
     assert (number, domain) == (1, 10)
     assert text.endswith("Parameter 'granularity' expects a value in range [512B, 64MB]")
-    assert _told(lambda: checks.check_copy_sizes(checks.CopyParameters(buffer_bytes=LLONG_MAX + 1)))[0] == 1
+
+
+def test_a_buffer_that_qemu_refuses() -> None:
+    text = "unable to execute QEMU command 'blockdev-mirror': Invalid parameter 'buf-size'"
+    assert _told(lambda: checks.check_copy_sizes(checks.CopyParameters(buffer_bytes=LLONG_MAX + 1))) == (1, 10, text)
 
 
 def test_what_a_job_forbids() -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,21 @@ def test_listeners_hear_what_they_can_read(core: Core) -> None:
     core.events.remove_listener(listen)
     _append(core)
     assert heard == [(1, 1), (2, 2)]
+
+
+def test_listeners_are_called_with_the_store_free(core: Core) -> None:
+    """A listener that waits for another thread must not wait for ever on a reader of that thread."""
+    alive: list[bool] = []
+
+    def listen(sequence: int) -> None:
+        reader = threading.Thread(target=lambda: core.store.list_domains("a:///"), daemon=True)
+        reader.start()
+        reader.join(5)
+        alive.append(reader.is_alive())
+
+    core.events.add_listener(listen)
+    _append(core)
+    assert alive == [False]
 
 
 def test_a_broken_listener_harms_nobody(core: Core, caplog: pytest.LogCaptureFixture) -> None:

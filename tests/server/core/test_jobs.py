@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import given
@@ -150,6 +150,17 @@ def test_a_pivot_that_cannot_rewrite_does_not_happen(core: Core) -> None:
     assert core.jobs.get(job.job_id) == job
     assert core.events.last_sequence == sequence
     assert JobRegistry(core.store, core.events).get(job.job_id) == job
+
+
+def test_a_transition_that_fails_late_is_nowhere(core: Core) -> None:
+    """The last of its entries cannot be written: neither disk nor memory has the first."""
+    job = core.begin()
+    nobody = replace(DOMAIN, name=object())  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        core.jobs.transition(job.job_id, JobState.READY, status=BlockJobStatus.READY, domain=nobody)
+    assert core.jobs.get(job.job_id) == job
+    assert core.events.last_sequence == 1
+    assert core.jobs.transition(job.job_id, JobState.CANCELED).state is JobState.CANCELED
 
 
 def test_a_failed_job_says_why(core: Core) -> None:

@@ -115,8 +115,7 @@ def check_copy_sizes(parameters: CopyParameters) -> None:
     if granularity_bytes and not GRANULARITY_BYTES_MIN <= granularity_bytes <= GRANULARITY_BYTES_MAX:
         raise _mirror_refused("Parameter 'granularity' expects a value in range [512B, 64MB]")
     if parameters.buffer_bytes > LLONG_MAX:
-        detail = f"argument key '{PARAMETER_BUFFER_BYTES}' must not be negative"
-        raise report(ErrorNumber.INTERNAL_ERROR, detail, domain=ErrorDomain.NONE)
+        raise _mirror_refused(f"Invalid parameter '{PARAMETER_BUFFER_BYTES}'")
 
 
 def _mirror_refused(detail: str) -> VirError:
