@@ -1,0 +1,342 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The block-job calls on shut-off domains: COPY, and what one does with a job.
+
+Owns: libvirt's order of checks for these calls. Invariants: a job is begun under the domain's lock, after every check
+that libvirt makes before it hands over to QEMU; what the engine finds wrong with the images after that is kept in the
+job's record (FAILED) and is the call's error as well; no lock is held while images are opened or data moves.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from virtblock.engine import Chain, EngineError
+from virtblock.server.core import checks
+from virtblock.server.core.driver import JobOrigin
+from virtblock.server.core.errors import ErrorDomain, ErrorNumber, VirError, no_support, report, unsupported_flags
+from virtblock.server.core.flags import (
+    BlockCopyFlags,
+    BlockJobAbortFlags,
+    BlockJobInfoFlags,
+    BlockJobSetSpeedFlags,
+    BlockRebaseFlags,
+)
+from virtblock.server.core.jobs import Origin
+from virtblock.server.core.model import (
+    BlockJob,
+    BlockJobInfo,
+    BlockJobType,
+    Domain,
+    JobState,
+    TypedParameter,
+)
+from virtblock.server.drivers.embedded import destination as targets
+from virtblock.server.drivers.embedded import disks
+from virtblock.server.drivers.embedded.context import Context, OpenChain
+from virtblock.server.drivers.embedded.copies import Copies
+from virtblock.server.drivers.embedded.copy_job import CopyJob
+from virtblock.server.drivers.embedded.copy_spec import CopySpec, file_identity, is_same_file
+from virtblock.server.drivers.embedded.definitions import Definitions
+from virtblock.server.drivers.embedded.destination import Destination
+from virtblock.server.drivers.embedded.disk_xml import DiskDefinition
+from virtblock.server.drivers.embedded.domain_xml import Definition
+from virtblock.server.drivers.embedded.engine_errors import vir_error
+from virtblock.server.drivers.embedded.mirror_xml import source_index
+from virtblock.server.drivers.embedded.pivot import finish_pivot
+
+REBASE_FLAGS = int(sum(BlockRebaseFlags))
+COPY_FLAGS = int(sum(BlockCopyFlags)) & ~int(BlockCopyFlags.TARGET_ZEROED)
+ABORT_FLAGS = int(sum(BlockJobAbortFlags))
+INFO_FLAGS = int(sum(BlockJobInfoFlags))
+SPEED_FLAGS = int(sum(BlockJobSetSpeedFlags))
+
+
+@dataclass(frozen=True)
+class CopyRequest:
+    """A copy as asked for, in the form that Rebase and BlockCopy share."""
+
+    disk: str
+    destination: Destination
+    is_shallow: bool
+    bandwidth_bytes_per_s: int
+    flags: int
+    origin: JobOrigin
+    parameters: checks.CopyParameters
+
+
+class BlockJobs:
+    """The block-job calls of one connection."""
+
+    def __init__(self, context: Context, definitions: Definitions, copies: Copies) -> None:
+        self._context = context
+        self._definitions = definitions
+        self._copies = copies
+        self._reserving = threading.Lock()  # held while a destination is compared with those of other jobs, and begun
+
+    def rebase(self, domain: Domain, disk: str, base: str | None, bandwidth: int, flags: int, origin: JobOrigin) -> str:
+        """virDomainBlockRebase. Without COPY it is a pull, which is not offered here."""
+        if flags & ~REBASE_FLAGS:
+            raise unsupported_flags(flags, REBASE_FLAGS, "qemuDomainBlockRebase")
+        if not flags & BlockRebaseFlags.COPY:
+            raise self._refuse_pull(domain, disk, base, flags)
+        is_bytes = bool(flags & BlockRebaseFlags.BANDWIDTH_BYTES)
+        bytes_per_s = checks.bandwidth_bytes_per_s(bandwidth, is_bytes=is_bytes)
+        if flags & BlockRebaseFlags.RELATIVE:
+            raise report(ErrorNumber.ARGUMENT_UNSUPPORTED, "Relative backing during copy not supported yet")
+        wanted = Destination(
+            path=base or "",
+            type="block" if flags & BlockRebaseFlags.COPY_DEV else "file",
+            format="raw" if flags & BlockRebaseFlags.COPY_RAW else None,
+            is_reused=bool(flags & BlockRebaseFlags.REUSE_EXT),
+        )
+        is_shallow = bool(flags & BlockRebaseFlags.SHALLOW)
+        request = CopyRequest(disk, wanted, is_shallow, bytes_per_s, flags, origin, checks.CopyParameters())
+        return self._copy(domain, request)
+
+    def copy(
+        self,
+        domain: Domain,
+        disk: str,
+        destination_xml: str,
+        parameters: Sequence[TypedParameter],
+        flags: int,
+        origin: JobOrigin,
+    ) -> str:
+        """virDomainBlockCopy."""
+        if flags & ~COPY_FLAGS:
+            raise unsupported_flags(flags, COPY_FLAGS, "qemuDomainBlockCopy")
+        values = checks.copy_parameters(parameters)
+        wanted = targets.parse_destination(destination_xml, is_reused=bool(flags & BlockCopyFlags.REUSE_EXT))
+        is_shallow = bool(flags & BlockCopyFlags.SHALLOW)
+        request = CopyRequest(disk, wanted, is_shallow, values.bandwidth_bytes_per_s, flags, origin, values)
+        return self._copy(domain, request)
+
+    def abort(self, domain: Domain, disk: str, flags: int) -> None:
+        """virDomainBlockJobAbort, with PIVOT and ASYNC."""
+        if flags & ~ABORT_FLAGS:
+            raise unsupported_flags(flags, ABORT_FLAGS, "qemuDomainBlockJobAbort")
+        definition, found = self._running_disk(domain, disk)
+        copy_job = self._find_copy(domain, found.target)
+        name = f"copy-{found.target}-libvirt-{source_index(definition, found.target)}-format"
+
+        def check(job: BlockJob | None) -> None:
+            active = None if job is None or job.state.is_final else job
+            checks.check_abort(active, found.target, flags & ~BlockJobAbortFlags.PIVOT)
+            if flags & BlockJobAbortFlags.PIVOT and job is not None and job.state is not JobState.READY:
+                raise report(ErrorNumber.BLOCK_COPY_ACTIVE, f"block job '{name}' not ready for pivot yet")
+
+        if copy_job is None:
+            check(self._context.jobs.find_active(self._context.uri, domain.uuid, found.target))
+            raise report(ErrorNumber.OPERATION_INVALID, f"No active block job '{name}'")
+        if flags & BlockJobAbortFlags.PIVOT:
+            copy_job.request_pivot(check)
+        else:
+            copy_job.request_abort(check)
+        if flags & BlockJobAbortFlags.ASYNC:
+            return
+        copy_job.wait_for_end()
+        if flags & BlockJobAbortFlags.PIVOT:
+            _require_pivoted(copy_job.job, name)
+
+    def info(self, domain: Domain, disk: str, flags: int) -> BlockJobInfo | None:
+        """virDomainGetBlockJobInfo; None without a job."""
+        if flags & ~INFO_FLAGS:
+            raise unsupported_flags(flags, INFO_FLAGS, "qemuDomainGetBlockJobInfo")
+        _, found = self._running_disk(domain, disk)
+        copy_job = self._find_copy(domain, found.target)
+        if copy_job is not None:
+            copy_job.publish_progress()
+        job = self._context.jobs.find_active(self._context.uri, domain.uuid, found.target)
+        if job is None:
+            return None
+        is_bytes = bool(flags & BlockJobInfoFlags.BANDWIDTH_BYTES)
+        bandwidth = checks.reported_bandwidth(job.bandwidth_bytes_per_s, is_bytes=is_bytes)
+        # Before the copy knows how much there is to do, libvirt's answer is 0 of 1.
+        return BlockJobInfo(int(job.type), bandwidth, job.progress.cur, job.progress.end or 1)
+
+    def set_speed(self, domain: Domain, disk: str, bandwidth: int, flags: int) -> None:
+        """virDomainBlockJobSetSpeed; legal in any state, and 0 takes the limit away."""
+        if flags & ~SPEED_FLAGS:
+            raise unsupported_flags(flags, SPEED_FLAGS, "qemuDomainBlockJobSetSpeed")
+        is_bytes = bool(flags & BlockJobSetSpeedFlags.BANDWIDTH_BYTES)
+        bytes_per_s = checks.bandwidth_bytes_per_s(bandwidth, is_bytes=is_bytes)
+        _, found = self._running_disk(domain, disk)
+        active = self._context.jobs.find_active(self._context.uri, domain.uuid, found.target)
+        job = checks.check_has_job(active, found.target)
+        checks.check_speed_bandwidth(bytes_per_s)
+        copy_job = self._copies.find(job.job_id)
+        if copy_job is not None:
+            copy_job.set_bandwidth(bytes_per_s)
+
+    def pause(self, job_id: str) -> None:
+        """Holds a copy; 55 when it is not copying."""
+        self._require_copy(job_id).pause()
+
+    def resume(self, job_id: str) -> None:
+        """Lets a held copy go on; 55 when it is not copying."""
+        self._require_copy(job_id).resume()
+
+    def map(self, job_id: str, cell_count: int) -> bytes:
+        """The engine's picture of a copy that has not ended; 55 for one that has."""
+        return self._require_copy(job_id).map(cell_count)
+
+    def _copy(self, domain: Domain, request: CopyRequest) -> str:
+        """The common copy code. The letters are the steps of libvirt's order, as the tests name them."""
+        targets.require_absolute(request.destination)
+        checks.check_copy_bandwidth(request.bandwidth_bytes_per_s)
+        with self._context.locks.hold(domain.uuid):
+            definition, disk = self._running_disk(domain, request.disk)
+            spec = self._decide(definition, disk, request)
+            copy_job = self._begin(definition, disk, spec, request)
+        try:
+            copy_job.open_images(request.bandwidth_bytes_per_s, lambda chain: self._check_space(disk, spec, chain))
+        except VirError as error:
+            copy_job.fail(error)
+            raise
+        copy_job.start()
+        return copy_job.job_id
+
+    def _decide(self, definition: Definition, disk: DiskDefinition, request: CopyRequest) -> CopySpec:
+        """All checks that need no open image, in libvirt's order; what they leave is fully decided."""
+        context, wanted = self._context, request.destination
+        self._require_idle(definition, disk)
+        disks.require_supported(disk)
+        targets.require_allowed(context, wanted)
+        targets.require_fit_for_lun(disk, wanted)
+        is_shallow = request.is_shallow and disk.source is not None and disks.has_backing(context, disk)
+        targets.require_sense_of_backing(wanted, is_shallow=is_shallow)
+        targets.require_overlay_format(disk, wanted, is_shallow=is_shallow)
+        may_probe = wanted.is_reused
+        wanted = targets.check_existence(disk, wanted)
+        if disk.source is None:
+            detail = f"failed to update capacity data for disk '{disk.target}': it has no source"
+            raise report(ErrorNumber.INTERNAL_ERROR, detail)
+        wanted = targets.choose_format(context, disk, wanted, may_probe=may_probe)
+        targets.require_shareable(disk, wanted)
+        checks.check_copy_sizes(request.parameters)
+        return self._spec(disk, wanted, request, is_shallow=is_shallow)
+
+    def _spec(self, disk: DiskDefinition, wanted: Destination, request: CopyRequest, *, is_shallow: bool) -> CopySpec:
+        shown = wanted.backing if is_shallow else ()
+        if is_shallow and wanted.is_reused:
+            # With a chain in the XML the images may still come into being until the pivot; else they must be there now.
+            found = () if wanted.format == "raw" else wanted.backing
+            shown = targets.find_reused_backing(self._context, wanted) if found is None else found
+        given = wanted.backing or ()
+        return CopySpec(
+            layers=disks.layers_of(disk),
+            is_terminated=disk.is_terminated,
+            destination=wanted.source,
+            mode="top" if is_shallow else "full",
+            is_reused=wanted.is_reused,
+            overlay_base=(given[0].path or "", given[0].format) if given else None,
+            shown_backing=shown,
+            given_backing=given,
+            granule_bytes=request.parameters.granularity_bytes,
+        )
+
+    def _begin(self, definition: Definition, disk: DiskDefinition, spec: CopySpec, request: CopyRequest) -> CopyJob:
+        """Records the job, so that the disk and the destination are taken."""
+        assert disk.source is not None
+        assert disk.source.path is not None
+        job = BlockJob(
+            job_id="",
+            connection_uri=self._context.uri,
+            domain_uuid=definition.uuid,
+            domain_name=definition.name,
+            disk=disk.target,
+            type=BlockJobType.COPY,
+            state=JobState.NEW,
+            source_path=disk.source.path,
+            destination_path=spec.destination_path,
+            destination_format=spec.destination.format,
+            flags=request.flags,
+            bandwidth_bytes_per_s=request.bandwidth_bytes_per_s,
+            details=spec.to_details(),
+        )
+        origin = request.origin
+        with self._reserving:
+            self._require_free_destination(spec)
+            job = self._context.jobs.begin(job, Origin(origin.principal, origin.request_id, origin.request_digest))
+            copy_job = CopyJob(self._context, job, spec, self._finish_pivot)
+        try:
+            self._copies.add(copy_job)
+        except VirError as error:
+            copy_job.fail(error)
+            raise
+        return copy_job
+
+    def _finish_pivot(self, copy_job: CopyJob) -> None:
+        finish_pivot(self._context, self._definitions, copy_job)
+
+    def _check_space(self, disk: DiskDefinition, spec: CopySpec, chain: OpenChain) -> None:
+        """A new destination must have room before anything is made.
+
+        A reused one has its blocks, or fails while copying.
+        """
+        if spec.is_reused or not isinstance(chain, Chain):
+            return
+        try:
+            required_bytes = chain.required_bytes("raw" if spec.destination.format == "raw" else "qcow2", spec.mode)
+        except EngineError as error:
+            raise vir_error(error) from None
+        destination = Destination(spec.destination_path)
+        targets.require_space(self._context, disk, destination, required_bytes)
+
+    def _require_free_destination(self, spec: CopySpec) -> None:
+        """83 when another job writes to the same file, by any name."""
+        mine = file_identity(spec.destination_path)
+        for job in self._context.jobs.list_active():
+            is_same = job.destination_path == spec.destination_path
+            if is_same or is_same_file(mine, file_identity(job.destination_path)):
+                detail = (
+                    f"destination '{spec.destination_path}' is in use by the block job on disk '{job.disk}'"
+                    f" of domain '{job.domain_name}'"
+                )
+                raise report(ErrorNumber.BLOCK_COPY_ACTIVE, detail)
+
+    def _running_disk(self, domain: Domain, disk: str) -> tuple[Definition, DiskDefinition]:
+        """The disk of a call that libvirt allows on running domains only; offered here on shut-off ones."""
+        definition = self._definitions.load(domain)
+        if self._context.strict_libvirt:
+            raise domain_not_running()
+        return definition, disks.find_job_disk(definition, disk)
+
+    def _require_idle(self, definition: Definition, disk: DiskDefinition) -> None:
+        active = self._context.jobs.find_active(self._context.uri, definition.uuid, disk.target)
+        if active is not None:
+            raise checks.disk_busy(active)
+
+    def _refuse_pull(self, domain: Domain, disk: str, base: str | None, flags: int) -> VirError:
+        """Pull's own checks come first, as in libvirt; then it is not supported."""
+        if flags & BlockRebaseFlags.RELATIVE and base is None:
+            detail = "flag VIR_DOMAIN_BLOCK_REBASE_RELATIVE is valid only with non-null base"
+            return report(ErrorNumber.INVALID_ARG, detail)
+        definition, found = self._running_disk(domain, disk)
+        self._require_idle(definition, found)
+        return no_support("virDomainBlockPull")
+
+    def _find_copy(self, domain: Domain, target: str) -> CopyJob | None:
+        with self._context.locks.hold(domain.uuid):
+            job = self._context.jobs.find_active(self._context.uri, domain.uuid, target)
+            return None if job is None else self._copies.find(job.job_id)
+
+    def _require_copy(self, job_id: str) -> CopyJob:
+        copy_job = self._copies.find(job_id)
+        if copy_job is None or copy_job.ended.is_set():
+            self._context.jobs.get(job_id)
+            raise report(ErrorNumber.OPERATION_INVALID, f"block job '{job_id}' is not active")
+        return copy_job
+
+
+def domain_not_running() -> VirError:
+    """libvirt's answer to a call on a domain that is shut off (55)."""
+    return report(ErrorNumber.OPERATION_INVALID, "domain is not running", domain=ErrorDomain.DOMAIN)
+
+
+def _require_pivoted(job: BlockJob, name: str) -> None:
+    if job.state is not JobState.COMPLETED:
+        detail = f"block job '{name}' failed while pivoting: {job.reason or job.state.value}"
+        raise report(ErrorNumber.OPERATION_FAILED, detail)

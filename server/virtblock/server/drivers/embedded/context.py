@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the parts of the embedded driver share.
+
+Owns: one lock per domain, and the two doors to the engine that tests replace. Invariants: a domain's lock is held for
+short sections only (reading and changing its definition, reserving its disks for a job), never while data moves;
+whoever also needs a copy's own lock takes it after the domain's.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+from weakref import WeakValueDictionary
+
+from virtblock import engine
+from virtblock.engine import ImageInfo, PathPolicy
+from virtblock.server.core.events import DomainEvents
+from virtblock.server.core.jobs import JobRegistry
+from virtblock.server.core.store import Store
+
+
+class OpenChain(Protocol):
+    """An open backing chain (`engine.Chain`)."""
+
+    @property
+    def layers(self) -> tuple[ImageInfo, ...]: ...
+    @property
+    def size_bytes(self) -> int: ...
+    def close(self) -> None: ...
+
+
+class CopyFigures(Protocol):
+    """How far a copy is (`engine.CopyProgress`)."""
+
+    @property
+    def total_bytes(self) -> int: ...
+    @property
+    def moved_bytes(self) -> int: ...
+    @property
+    def remaining_bytes(self) -> int: ...
+    @property
+    def written_bytes(self) -> int: ...
+    @property
+    def zero_bytes(self) -> int: ...
+
+
+class OpenCopy(Protocol):
+    """A copy that is ready to run (`engine.Copy`)."""
+
+    def run(self) -> None: ...
+    def cancel(self) -> None: ...
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+    def set_bandwidth(self, bytes_per_s: int) -> None: ...
+    def progress(self) -> CopyFigures: ...
+    def map(self, cell_count: int) -> bytes: ...
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class EngineDoors:
+    """How jobs reach the engine."""
+
+    open_chain: Callable[..., OpenChain] = engine.Chain
+    open_copy: Callable[..., OpenCopy] = engine.Copy
+
+
+class _DomainLock:
+    """A lock that can be referred to weakly."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+
+
+class DomainLocks:
+    """One lock per domain UUID, kept for as long as somebody uses it."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._locks: WeakValueDictionary[str, _DomainLock] = WeakValueDictionary()
+
+    @contextmanager
+    def hold(self, uuid: str) -> Iterator[None]:
+        """Holds the domain's lock; may be nested in one thread."""
+        with self._guard:
+            owner = self._locks.get(uuid)
+            if owner is None:
+                owner = self._locks[uuid] = _DomainLock()
+        with owner.lock:
+            yield
+
+
+@dataclass(frozen=True)
+class Context:
+    """The driver's surroundings. `policy` says which files may be opened."""
+
+    uri: str
+    store: Store
+    jobs: JobRegistry
+    domain_events: DomainEvents
+    policy: PathPolicy
+    strict_libvirt: bool = False
+    doors: EngineDoors = field(default_factory=EngineDoors)
+    locks: DomainLocks = field(default_factory=DomainLocks)
+
+    def open_chain(self, layers: Sequence[tuple[str, str]], *, is_terminated: bool, lock: bool) -> OpenChain:
+        """Opens a chain under the policy; EngineError."""
+        return self.doors.open_chain(list(layers), self.policy, terminated=is_terminated, lock=lock)

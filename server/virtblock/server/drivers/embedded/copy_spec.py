@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a copy job must know to begin, and to be taken up again by another process.
+
+Owns: the form of `BlockJob.details`. Invariants: JSON values only; what is read back equals what was written; files
+are known by device, inode, size and time of last change, not by name alone.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from virtblock.server.core.model import BlockJob
+from virtblock.server.drivers.embedded.disk_xml import ImageSource
+
+CopyMode = Literal["full", "top"]
+
+PARTIAL_SUFFIX = ".virtblock-partial"
+
+
+@dataclass(frozen=True)
+class CopySpec:
+    """One copy, fully decided.
+
+    `layers`: (path, format) from the top, as far as the definition names them. `overlay_base`: what a new overlay
+    records. `shown_backing`: the images below the destination in `<mirror>`, None when they are not shown.
+    `given_backing`: those that the caller's XML named.
+    """
+
+    layers: tuple[tuple[str, str], ...]
+    is_terminated: bool
+    destination: ImageSource
+    mode: CopyMode
+    is_reused: bool
+    overlay_base: tuple[str, str] | None = None
+    shown_backing: tuple[ImageSource, ...] | None = ()
+    given_backing: tuple[ImageSource, ...] = ()
+    granule_bytes: int = 0
+
+    @property
+    def destination_path(self) -> str:
+        """The destination's path as the caller gave it."""
+        assert self.destination.path is not None  # it was made absolute and local by the checks
+        return self.destination.path
+
+    @property
+    def reuses_chain(self) -> bool:
+        """Whether the destination is the caller's own overlay, with a chain of its own."""
+        return self.mode == "top" and self.is_reused
+
+    def to_details(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "layers": [list(layer) for layer in self.layers],
+            "is_terminated": self.is_terminated,
+            "destination": _image_to_json(self.destination),
+            "mode": self.mode,
+            "is_reused": self.is_reused,
+            "overlay_base": list(self.overlay_base) if self.overlay_base else None,
+            "shown_backing": None if self.shown_backing is None else [_image_to_json(i) for i in self.shown_backing],
+            "given_backing": [_image_to_json(image) for image in self.given_backing],
+            "granule_bytes": self.granule_bytes,
+        }
+
+
+def spec_of(job: BlockJob) -> CopySpec:
+    """What `to_details` once made of it."""
+    details = job.details
+    mode: CopyMode = "top" if details["mode"] == "top" else "full"
+    base, shown = details["overlay_base"], details["shown_backing"]
+    return CopySpec(
+        layers=tuple((path, image_format) for path, image_format in details["layers"]),
+        is_terminated=details["is_terminated"],
+        destination=_image_from_json(details["destination"]),
+        mode=mode,
+        is_reused=details["is_reused"],
+        overlay_base=(base[0], base[1]) if base else None,
+        shown_backing=None if shown is None else tuple(_image_from_json(image) for image in shown),
+        given_backing=tuple(_image_from_json(image) for image in details["given_backing"]),
+        granule_bytes=details["granule_bytes"],
+    )
+
+
+def file_identity(path: str) -> dict[str, int] | None:
+    """What tells one state of a file from another; None when it cannot be looked at."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    if stat.S_ISBLK(status.st_mode):
+        return {"device": status.st_rdev, "inode": 0, "size_bytes": 0, "changed_ns": 0}
+    return {
+        "device": status.st_dev,
+        "inode": status.st_ino,
+        "size_bytes": status.st_size,
+        "changed_ns": status.st_mtime_ns,
+    }
+
+
+def is_same_file(one: Mapping[str, int] | None, other: Mapping[str, int] | None) -> bool:
+    """Whether both name the same file, whatever is in it."""
+    if one is None or other is None:
+        return False
+    return (one["device"], one["inode"]) == (other["device"], other["inode"])
+
+
+def _image_to_json(image: ImageSource) -> list[str | None]:
+    return [image.type, image.path, image.format]
+
+
+def _image_from_json(value: list[Any]) -> ImageSource:
+    return ImageSource(value[0], value[1], value[2])

@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The destination of a copy: what the caller asked for, and libvirt's checks of it.
+
+Owns: destination XML of BlockCopy, the checks of an existing or missing file, and the choice of its format.
+Invariants: nothing here makes or changes a file; the engine checks again when it opens the destination (size, same
+file, locks), because between a look and an open anything may happen.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from dataclasses import dataclass, replace
+
+from virtblock.engine import EngineError, probe
+from virtblock.server.core.errors import ErrorDomain, ErrorNumber, VirError, report, system_error
+from virtblock.server.drivers.embedded import xml_text
+from virtblock.server.drivers.embedded.context import Context
+from virtblock.server.drivers.embedded.disk_xml import (
+    COPIED_FORMATS,
+    DiskDefinition,
+    ImageSource,
+    driver_format,
+    has_source,
+    read_backing,
+    read_source,
+    source_type_of,
+)
+from virtblock.server.drivers.embedded.disks import backing_sources
+from virtblock.server.drivers.embedded.engine_errors import destination_exists, opening_error, vir_error
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where a copy goes.
+
+    `format` None: not given. `backing`: the chain that the caller's XML names, None when it names none.
+    """
+
+    path: str
+    type: str = "file"
+    format: str | None = None
+    backing: tuple[ImageSource, ...] | None = None
+    is_reused: bool = False
+
+    @property
+    def source(self) -> ImageSource:
+        """The destination as an image of the domain, once its format is known."""
+        assert self.format is not None
+        return ImageSource(self.type, self.path, self.format)
+
+
+def parse_destination(xml: str, *, is_reused: bool) -> Destination:
+    """BlockCopy's destination XML. Only the host's side of the disk counts."""
+    element = xml_text.parse(xml, "(disk_definition)", "disk")
+    source_type = source_type_of(element)
+    image_format = driver_format(element)
+    if not has_source(element, source_type):
+        raise report(ErrorNumber.NO_SOURCE, domain=ErrorDomain.DOMAIN)
+    source = read_source(element, source_type)
+    backing, _ = read_backing(element)
+    if source is None or source.path is None or source_type not in ("file", "block"):
+        detail = f"block copy to a destination of type '{source_type}' is not supported"
+        raise report(ErrorNumber.OPERATION_UNSUPPORTED, detail)
+    return Destination(source.path, source_type, image_format, backing or None, is_reused)
+
+
+def require_absolute(destination: Destination) -> None:
+    """8 for a relative path."""
+    if not destination.path.startswith("/"):
+        raise report(ErrorNumber.INVALID_ARG, "absolute path must be used as block copy target")
+
+
+def require_allowed(context: Context, destination: Destination) -> None:
+    """88 outside the allowed folders: before anything about the file is told."""
+    if not context.policy.folders:
+        return
+    try:
+        context.policy.check(destination.path)
+    except EngineError as error:
+        if error.kind == "denied":
+            raise vir_error(error) from None
+
+
+def require_fit_for_lun(disk: DiskDefinition, destination: Destination) -> None:
+    """A disk that is a LUN stays a raw block device (67)."""
+    if disk.device != "lun":
+        return
+    detail = ""
+    if destination.type != "block":
+        detail = "disk device='lun' is only valid for block type disk source"
+    elif destination.format not in (None, "raw"):
+        detail = f"disk device 'lun' using target '{disk.target}' must use 'raw' format"
+    if detail:
+        raise report(ErrorNumber.CONFIG_UNSUPPORTED, detail)
+
+
+def require_sense_of_backing(destination: Destination, *, is_shallow: bool) -> None:
+    """A chain below the destination needs SHALLOW (8)."""
+    if destination.backing and not is_shallow:
+        detail = "backingStore of mirror without VIR_DOMAIN_BLOCK_COPY_SHALLOW doesn't make sense"
+        raise report(ErrorNumber.INVALID_ARG, detail)
+
+
+def require_overlay_format(disk: DiskDefinition, destination: Destination, *, is_shallow: bool) -> None:
+    """A new raw file cannot record a backing file (67)."""
+    if is_shallow and not destination.is_reused and destination.format == "raw":
+        detail = f"shallow copy of disk '{disk.target}' into a raw file is not possible"
+        raise report(ErrorNumber.CONFIG_UNSUPPORTED, detail)
+
+
+def check_existence(disk: DiskDefinition, destination: Destination) -> Destination:
+    """The file is there or not as the flags want it.
+
+    A block device counts as reused, whatever the flags: it is never made.
+    """
+    status = _status(destination.path)
+    if status is None:
+        if destination.is_reused or destination.type == "block":
+            detail = f"missing destination file for disk {disk.target}: {destination.path}"
+            raise system_error(errno.ENOENT, detail)
+        return destination
+    if stat.S_ISBLK(status.st_mode):
+        return replace(destination, is_reused=True)
+    if status.st_size != 0 and not destination.is_reused:
+        raise destination_exists(disk.target, destination.path)
+    if destination.type == "block":
+        detail = f"blockdev flag requested for disk {disk.target}, but file '{destination.path}' is not a block device"
+        raise report(ErrorNumber.INVALID_ARG, detail)
+    return destination
+
+
+def choose_format(context: Context, disk: DiskDefinition, destination: Destination, *, may_probe: bool) -> Destination:
+    """The given format; else the source's.
+
+    With REUSE_EXT what the file's first bytes say (67 when they cannot be read).
+    """
+    assert disk.source is not None
+    image_format = destination.format
+    if image_format is None:
+        image_format = _probed(context, destination) if may_probe else disk.source.format
+    if image_format not in COPIED_FORMATS:
+        detail = f"block copy into an image of format '{image_format}' is not supported"
+        raise report(ErrorNumber.CONFIG_UNSUPPORTED, detail)
+    return replace(destination, format=image_format)
+
+
+def require_shareable(disk: DiskDefinition, destination: Destination) -> None:
+    """Guests that share a disk need it raw (84)."""
+    if disk.is_shareable and not disk.is_read_only and destination.format != "raw":
+        detail = "can't pivot a shared disk to a storage volume not supporting sharing"
+        raise report(ErrorNumber.OPERATION_UNSUPPORTED, detail)
+
+
+def find_reused_backing(context: Context, destination: Destination) -> tuple[ImageSource, ...]:
+    """The images below a reused overlay, as its header and theirs name them; 38 when one is missing."""
+    layers = [(destination.path, destination.source.format)]
+    layers += [(image.path or "", image.format) for image in destination.backing or ()]
+    try:
+        chain = context.open_chain(layers, is_terminated=False, lock=False)
+    except EngineError as error:
+        raise opening_error(error, destination.path, context.policy) from None
+    try:
+        return backing_sources(chain.layers)
+    finally:
+        chain.close()
+
+
+def require_space(context: Context, disk: DiskDefinition, destination: Destination, required_bytes: int) -> None:
+    """38 with ENOSPC when a new file will not fit into its folder's file system."""
+    folder = os.path.dirname(destination.path)
+    try:
+        space = os.statvfs(folder)
+    except OSError:
+        return  # making the file will tell why
+    free_bytes = space.f_bavail * space.f_frsize
+    if required_bytes > free_bytes:
+        detail = f"copy of disk '{disk.target}' needs {required_bytes} bytes in '{folder}', where {free_bytes} are free"
+        raise system_error(errno.ENOSPC, detail)
+
+
+def _status(path: str) -> os.stat_result | None:
+    """The file's status; None when there is none; 38 when that cannot be found out."""
+    try:
+        return os.stat(path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        detail = f"unable to verify existence of block copy target '{path}'"
+        raise system_error(error.errno or errno.EIO, detail) from None
+    except ValueError as error:  # a NUL in the path
+        raise report(ErrorNumber.INVALID_ARG, f"block copy target: {error}") from None
+
+
+def _probed(context: Context, destination: Destination) -> str:
+    try:
+        return probe(destination.path, context.policy)
+    except EngineError as error:
+        raise _format_unknown(error) from None
+
+
+def _format_unknown(error: EngineError) -> VirError:
+    if error.kind == "denied":
+        return vir_error(error)
+    return report(ErrorNumber.CONFIG_UNSUPPORTED, f"reused mirror destination format must be specified ({error})")

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Taking up, after a restart, the jobs that had not ended.
+
+Owns: what becomes of a job in each state. Invariants: run before the first call, so nothing else touches the jobs;
+every step may be repeated after another crash; a job whose files are no longer the ones it knew fails with that
+reason, and is never guessed to be complete.
+
+NEW: FAILED, its call never answered. RUNNING: begins anew, unless its destination was already published. READY:
+READY. ABORTING: CANCELED. PIVOTING: the pivot is finished.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+
+from virtblock.server.core.errors import ErrorNumber, VirError, report
+from virtblock.server.core.jobs import job_error
+from virtblock.server.core.model import BlockJob, BlockJobStatus, Domain, JobState
+from virtblock.server.drivers.embedded.context import Context
+from virtblock.server.drivers.embedded.copies import Copies
+from virtblock.server.drivers.embedded.copy_job import CopyJob
+from virtblock.server.drivers.embedded.copy_spec import (
+    PARTIAL_SUFFIX,
+    CopySpec,
+    file_identity,
+    is_same_file,
+    spec_of,
+)
+from virtblock.server.drivers.embedded.definitions import Definitions
+from virtblock.server.drivers.embedded.pivot import finish_pivot
+
+logger = logging.getLogger(__name__)
+
+
+class Recovery:
+    """Recovers the jobs of one connection."""
+
+    def __init__(self, context: Context, definitions: Definitions, copies: Copies) -> None:
+        self._context = context
+        self._definitions = definitions
+        self._copies = copies
+        self._by_state: dict[JobState, Callable[[BlockJob, CopySpec], None]] = {
+            JobState.NEW: self._fail_new,
+            JobState.RUNNING: self._restart,
+            JobState.READY: self._resume_ready,
+            JobState.ABORTING: self._cancel,
+            JobState.PIVOTING: self._pivot,
+        }
+
+    def run(self) -> None:
+        """Every job that has not ended. One that cannot be taken up fails, with its reason, and stops no other."""
+        for job in self._context.jobs.list_active(self._context.uri):
+            logger.info("taking up job %s (%s) of disk %s", job.job_id, job.state.value, job.disk)
+            try:
+                self._take_up(job)
+            except VirError as error:
+                self._fail(job, error)
+
+    def _take_up(self, job: BlockJob) -> None:
+        try:
+            spec = spec_of(job)
+        except (KeyError, TypeError, ValueError) as error:
+            raise report(ErrorNumber.INTERNAL_ERROR, f"the job's record cannot be read: {error!r}") from None
+        try:
+            self._by_state[job.state](job, spec)
+        except VirError:
+            if job.state in (JobState.NEW, JobState.RUNNING):
+                _discard_partial(job, spec)
+            raise
+
+    def _fail_new(self, job: BlockJob, spec: CopySpec) -> None:
+        raise report(ErrorNumber.OPERATION_FAILED, "the server stopped before the copy began")
+
+    def _restart(self, job: BlockJob, spec: CopySpec) -> None:
+        copy_job = self._copy_job(job, spec)
+        if _was_published(job, spec):
+            _require_unchanged_sources(job)
+            copy_job.resume_ready(is_new=True)
+        else:
+            _discard_partial(job, spec)
+            try:
+                copy_job.open_images(job.bandwidth_bytes_per_s)
+                copy_job.start(is_restarted=True)
+            except VirError as error:
+                copy_job.fail(error, status=BlockJobStatus.FAILED)
+                return
+        self._copies.add(copy_job)
+
+    def _resume_ready(self, job: BlockJob, spec: CopySpec) -> None:
+        _require_unchanged_destination(job, spec)
+        _require_unchanged_sources(job)
+        copy_job = self._copy_job(job, spec)
+        copy_job.resume_ready()
+        self._copies.add(copy_job)
+
+    def _cancel(self, job: BlockJob, spec: CopySpec) -> None:
+        _discard_partial(job, spec)
+        self._context.jobs.transition(
+            job.job_id,
+            JobState.CANCELED,
+            status=BlockJobStatus.CANCELED,
+            domain=_domain_of(job),
+            event_path=job.source_path,
+            paused=False,
+        )
+
+    def _pivot(self, job: BlockJob, spec: CopySpec) -> None:
+        _require_unchanged_destination(job, spec)
+        _require_unchanged_sources(job)
+        finish_pivot(self._context, self._definitions, self._copy_job(job, spec))
+
+    def _copy_job(self, job: BlockJob, spec: CopySpec) -> CopyJob:
+        return CopyJob(
+            self._context, job, spec, lambda copy_job: finish_pivot(self._context, self._definitions, copy_job)
+        )
+
+    def _fail(self, job: BlockJob, error: VirError) -> None:
+        is_announced = job.state is not JobState.NEW
+        self._context.jobs.transition(
+            job.job_id,
+            JobState.FAILED,
+            status=BlockJobStatus.FAILED if is_announced else None,
+            domain=_domain_of(job),
+            event_path=job.source_path,
+            error=job_error(error),
+            reason=error.message,
+            paused=False,
+        )
+
+
+def _domain_of(job: BlockJob) -> Domain:
+    return Domain(job.connection_uri, job.domain_name, job.domain_uuid)
+
+
+def _was_published(job: BlockJob, spec: CopySpec) -> bool:
+    """Whether the new file that the copy filled got its final name before the server died."""
+    new_file = job.details.get("new_file")
+    return not spec.is_reused and is_same_file(new_file, file_identity(spec.destination_path))
+
+
+def _require_unchanged_sources(job: BlockJob) -> None:
+    """Otherwise source and destination would no longer agree."""
+    files = zip(job.details["source_paths"], job.details["sources"], strict=True)
+    for index, (path, identity) in enumerate(files):
+        if identity is None or file_identity(path) != identity:
+            place = "the source" if index == 0 else f"backing image {index} of the source"
+            detail = f"{place} '{path}' was changed while the server was down"
+            raise report(ErrorNumber.OPERATION_FAILED, detail)
+
+
+def _require_unchanged_destination(job: BlockJob, spec: CopySpec) -> None:
+    known, found = job.details["destination_file"], file_identity(spec.destination_path)
+    if not is_same_file(known, found) or found is None or found["size_bytes"] != known["size_bytes"]:
+        detail = f"the destination '{spec.destination_path}' is not the file that it was before the server stopped"
+        raise report(ErrorNumber.OPERATION_FAILED, detail)
+
+
+def _discard_partial(job: BlockJob, spec: CopySpec) -> None:
+    """Removes what a killed copy left under the partial name, when it is certain to be that copy's."""
+    path = spec.destination_path + PARTIAL_SUFFIX
+    if is_same_file(job.details.get("new_file"), file_identity(path)):
+        try:
+            os.unlink(path)
+        except OSError as error:
+            logger.warning("the unfinished copy '%s' could not be removed: %s", path, error)
