@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (  # ty
     ProtoReflectionDescriptorDatabase,
 )
 
+from virtblock.server.cli import main
 from virtblock.v1 import block_job_pb2, block_job_service_pb2, common_pb2, connect_service_pb2, domain_block_pb2
 from virtblock.v1 import libvirt_enums_pb2 as enums
 
@@ -241,3 +243,30 @@ def test_a_stale_socket_of_a_killed_daemon_is_taken_over(tmp_path: Path, start_d
     for target in second.addresses:
         assert health_of(target) == health_pb2.HealthCheckResponse.SERVING
     assert second.stop() == 0
+
+
+def test_a_deadline_ends_the_wait_and_not_the_job(tmp_path: Path, start_daemon: Any, dial: Any) -> None:
+    daemon = start_daemon("--listen", f"unix:{tmp_path}/sock")
+    client = dial(daemon.addresses[0])
+    define_guest(client, tmp_path)
+    job = start_copy(client, tmp_path / "slow.raw", bandwidth_bytes_per_s=1024 * 1024)
+    with pytest.raises(grpc.RpcError) as failure:
+        client.block_job.WaitBlockJob(block_job_service_pb2.WaitBlockJobRequest(job_id=job.job_id), timeout=0.3)
+    assert failure.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    request = block_job_service_pb2.GetBlockJobRequest(job_id=job.job_id)
+    assert client.block_job.GetBlockJob(request).job.state == block_job_pb2.BLOCK_JOB_STATE_RUNNING
+    set_speed = domain_block_pb2.BlockJobSetSpeedRequest(domain=common_pb2.DomainSelector(name="guest"), disk="vda")
+    client.domain.BlockJobSetSpeed(set_speed, timeout=CALL_TIMEOUT_S)
+    wait_for(client, job.job_id, block_job_pb2.BLOCK_JOB_STATE_READY)
+    assert (tmp_path / "slow.raw").read_bytes() == (tmp_path / "disk.raw").read_bytes()
+
+
+def test_the_configuration_that_would_be_served_is_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("VIRTBLOCK_LOG_FORMAT", "json")
+    arguments = ["--listen", f"unix:{tmp_path}/sock", "--state-dir", str(tmp_path / "state"), "--print-config"]
+    assert main(arguments) == 0
+    printed = tomllib.loads(capsys.readouterr().out)
+    assert (printed["listen"], printed["log_format"]) == ([f"unix:{tmp_path}/sock"], "json")
+    assert not (tmp_path / "state").exists()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -17,7 +18,16 @@ from virtblock.server.core.errors import ErrorDomain, ErrorNumber, VirError, rep
 from virtblock.server.core.jobs import Origin
 from virtblock.server.core.model import BlockJob, BlockJobType, JobState
 from virtblock.server.rpc import limits
-from virtblock.v1 import block_job_pb2, block_job_service_pb2, common_pb2, connect_service_pb2, domain_service_pb2
+from virtblock.server.rpc.callers import CallerRule
+from virtblock.server.rpc.server import ListenerServer, ListenerSpec
+from virtblock.v1 import (
+    block_job_pb2,
+    block_job_service_pb2,
+    block_job_service_pb2_grpc,
+    common_pb2,
+    connect_service_pb2,
+    domain_service_pb2,
+)
 
 GUEST = common_pb2.DomainSelector(name="guest")
 XML_REQUEST = domain_service_pb2.GetXMLDescRequest(domain=GUEST)
@@ -220,6 +230,25 @@ class TestBounds:
             assert (await get_type(connect_service_pb2.GetTypeRequest(), timeout=5)).type == "Fake"
         for stream in streams:
             stream.cancel()
+
+    async def test_a_listener_has_a_bound_of_calls(
+        self, tmp_path: Path, stack: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(limits, "LISTENER_CALLS_MAX", 2)
+        server = ListenerServer(stack.floor, ListenerSpec(f"unix:{tmp_path}/small", CallerRule()))
+        await server.bind()
+        await server.start()
+        async with grpc.aio.insecure_channel(f"unix:{tmp_path}/small") as channel:
+            stub: Any = block_job_service_pb2_grpc.BlockJobServiceStub(channel)
+            streams = [stub.WatchBlockJobs(block_job_service_pb2.WatchBlockJobsRequest()) for _ in range(2)]
+            for stream in streams:
+                await stream.read()
+            with pytest.raises(grpc.aio.AioRpcError) as failure:
+                await stub.ListBlockJobs(block_job_service_pb2.ListBlockJobsRequest())
+            assert failure.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            for stream in streams:
+                stream.cancel()
+        await server.stop(0)
 
     async def test_a_full_queue_is_told_as_busy(
         self, stack: Any, stubs: Any, told: Any, monkeypatch: pytest.MonkeyPatch
