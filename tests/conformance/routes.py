@@ -28,7 +28,7 @@ from virtblock.server.core.connect_api import ConnectApi
 from virtblock.server.core.connections import Connections
 from virtblock.server.core.domain_api import DomainApi
 from virtblock.server.core.errors import VirError
-from virtblock.server.core.events import EventLog
+from virtblock.server.core.events import DomainEvents, EventLog
 from virtblock.server.core.jobs import JobFilter, JobRegistry
 from virtblock.server.core.model import Caller, DomainSelector, ParameterType, TypedParameter
 from virtblock.server.core.store import Store
@@ -150,7 +150,9 @@ class CoreRoute(Route):
         self._store = Store(state_dir / "virtblock.db")
         events = EventLog(self._store)
         jobs = JobRegistry(self._store, events)
-        self._driver = EmbeddedDriver(self._store, jobs, events, PathPolicy([str(folder) for folder in allowed]))
+        self._driver = EmbeddedDriver(
+            self._store, jobs, DomainEvents(events), PathPolicy([str(folder) for folder in allowed])
+        )
         self._driver.open()
         connections = Connections([self._driver])
         self._connect_api = ConnectApi(connections)

@@ -243,11 +243,14 @@ def test_copy_dev_to_a_loop_device(guest: Guest, flags: int) -> None:
         assert disk is not None and disk.get("type") == "block"
 
 
-def test_copy_to_a_loop_device_keeps_the_format(chain_guest: Guest) -> None:
-    """A qcow2 disk onto a device without RAW: the device holds a qcow2 image, as libvirt makes it."""
+@pytest.mark.parametrize("holds", ["raw", "qcow2"])
+def test_format_of_a_loop_device_is_probed(chain_guest: Guest, holds: str) -> None:
+    """libvirt takes a block device as reused whatever the flags say, so without RAW its content gives the format."""
     backing = chain_guest.folder / "device.img"
-    backing.write_bytes(b"\x66" * (64 * MIB))
+    backing.write_bytes(b"\x66" * (chain_guest.size_bytes if holds == "raw" else 2 * chain_guest.size_bytes))
     with loop_device(backing) as device:
+        if holds == "qcow2":
+            chain_guest.qemu_img.create(device, "qcow2", chain_guest.size_bytes)
         chain_guest.destination = device
         chain_guest.copy_and_pivot(COPY | COPY_DEV)
-        chain_guest.assert_result("qcow2")
+        chain_guest.assert_result(holds)

@@ -176,7 +176,10 @@ def require_space(context: Context, disk: DiskDefinition, destination: Destinati
         return  # making the file will tell why
     free_bytes = space.f_bavail * space.f_frsize
     if required_bytes > free_bytes:
-        detail = f"copy of disk '{disk.target}' needs {required_bytes} bytes in '{folder}', where {free_bytes} are free"
+        detail = (
+            f"copy of disk '{disk.target}' to '{destination.path}' needs {required_bytes} bytes, "
+            f"its file system has {free_bytes} free"
+        )
         raise system_error(errno.ENOSPC, detail)
 
 

@@ -5,12 +5,12 @@ Owns: one total table from `EngineError.kind` to `VirError`. Invariants: every k
 always in the message; where libvirt has a text of its own for the mistake, that text is used.
 
 Why these numbers. A running domain's disk that fails in the same way gives libvirt's:
-- 1: whatever QEMU refuses (garbage, lock, same file) reaches libvirt as an internal error with QEMU's reason;
+- 1: whatever QEMU refuses (garbage, lock, same file) reaches libvirt as an internal error with QEMU's reason, and so
+  does a chain that comes back to itself;
 - 38: a failed system call, a missing backing file, and a full disk, with errno;
 - 55: a backing file whose format nobody recorded, in libvirt's storage code;
-- 67: a destination that exists or has another size;
+- 67: a destination that exists or has another size, a valid image with a feature that this engine does not handle;
 - 78: a copy that was cancelled;
-- 84: a valid image with a feature that this engine does not handle (libvirt has no such case, QEMU being able to);
 - 88: a path outside the allowed folders, the number of a refused access.
 """
 
@@ -36,7 +36,7 @@ def opening_error(error: EngineError, top_path: str, policy: PathPolicy) -> VirE
     if error.kind == "system" and error.path and error.errno:
         detail = f"Cannot access storage file '{error.path}' (as uid:{os.geteuid()}, gid:{os.getegid()})"
         return system_error(error.errno, detail, domain=ErrorDomain.STORAGE)
-    if error.kind == "backing" and error.errno:
+    if error.kind == "backing" and error.errno not in (0, errno.ELOOP):
         parent = _parent_of(error.path, top_path, policy)
         ids = f"(as uid:{os.geteuid()}, gid:{os.getegid()})"
         detail = f"Cannot access backing file '{error.path}' of storage file '{parent}' {ids}"
@@ -86,7 +86,7 @@ def _system(error: EngineError) -> VirError:
 
 
 def _backing(error: EngineError) -> VirError:
-    if error.errno:
+    if error.errno not in (0, errno.ELOOP):
         ids = f"(as uid:{os.geteuid()}, gid:{os.getegid()})"
         detail = f"Cannot access backing file '{error.path}' {ids}"
         return system_error(error.errno, detail, domain=ErrorDomain.STORAGE)
@@ -113,7 +113,7 @@ _TABLE: dict[str, Callable[[EngineError], VirError]] = {
     "system": _system,
     "invalid": _reported(ErrorNumber.INVALID_ARG),
     "format": _reported(ErrorNumber.INTERNAL_ERROR),
-    "unsupported": _reported(ErrorNumber.OPERATION_UNSUPPORTED),
+    "unsupported": _reported(ErrorNumber.CONFIG_UNSUPPORTED),
     "denied": _reported(ErrorNumber.ACCESS_DENIED, ErrorDomain.ACCESS),
     "locked": _reported(ErrorNumber.INTERNAL_ERROR),
     "backing": _backing,
