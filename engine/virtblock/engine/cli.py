@@ -14,7 +14,7 @@ import json
 import os
 import stat
 import sys
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from virtblock.engine import EngineError
 from virtblock.engine.copy_command import CopyReport, Interrupted, Request, run_copy
@@ -142,6 +142,11 @@ def _error_fields(error: EngineError) -> dict[str, object]:
     }
 
 
+def _say(text: str, stream: TextIO) -> None:
+    # A file name may hold bytes that are no text; they must not turn a message into another error.
+    print(text.encode("utf-8", "surrogateescape").decode("utf-8", "replace"), file=stream)
+
+
 class _Output:
     """Says how it ended: for a person on two streams, or as one JSON object on standard output."""
 
@@ -153,17 +158,18 @@ class _Output:
             return self._json(EXIT_DONE, "done", report.fields())
         moved_bytes, size_bytes = report.progress.total_bytes, report.progress.size_bytes
         verified = ", verified" if report.verified else ""
-        print(
+        _say(
             f"Copied {bytes_text(moved_bytes)} of a {bytes_text(size_bytes)} disk in {report.seconds:.2f} s "
             f"({bytes_text(report.rate_of(moved_bytes))}/s): "
-            f"'{report.destination}', {report.destination_format}{verified}"
+            f"'{report.destination}', {report.destination_format}{verified}",
+            sys.stdout,
         )
         return EXIT_DONE
 
     def usage(self, message: str) -> int:
         if self._as_json:
             return self._json(EXIT_USAGE, "usage", {"error": {"kind": "usage", "message": message}})
-        print(f"virtblock-copy: {message}\nTry 'virtblock-copy --help'.", file=sys.stderr)
+        _say(f"virtblock-copy: {message}\nTry 'virtblock-copy --help'.", sys.stderr)
         return EXIT_USAGE
 
     def failed(self, error: EngineError, left_behind: str) -> int:
@@ -171,7 +177,7 @@ class _Output:
             return self._json(
                 EXIT_FAILED, "failed", {"error": _error_fields(error), "left_behind": left_behind or None}
             )
-        print(f"virtblock-copy: {error}", file=sys.stderr)
+        _say(f"virtblock-copy: {error}", sys.stderr)
         self._tell(left_behind)
         return EXIT_FAILED
 
@@ -182,15 +188,15 @@ class _Output:
             fields: dict[str, object] = {"is_complete": error.is_complete, "left_behind": left_behind or None}
             return self._json(exit_code, "interrupted", fields)
         if error.is_complete:
-            print("virtblock-copy: interrupted while verifying; the copy itself is complete", file=sys.stderr)
+            _say("virtblock-copy: interrupted while verifying; the copy itself is complete", sys.stderr)
         else:
-            print("virtblock-copy: interrupted", file=sys.stderr)
+            _say("virtblock-copy: interrupted", sys.stderr)
             self._tell(left_behind)
         return exit_code
 
     def _tell(self, left_behind: str) -> None:
         if left_behind:
-            print(f"Left behind: {left_behind}", file=sys.stderr)
+            _say(f"Left behind: {left_behind}", sys.stderr)
 
     def _json(self, exit_code: int, result: str, fields: dict[str, object]) -> int:
         print(json.dumps({"result": result, "exit_code": exit_code, **fields}))
