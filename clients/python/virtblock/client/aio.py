@@ -233,7 +233,8 @@ class AsyncBlockJobWatcher:
             await self._pause(self._course.pause_before_next(failure), failure)
 
     async def _pause(self, pause_s: float, failure: VirError | None) -> None:
-        _LOGGER.warning("watch of block jobs at %s goes on in %.1f s: %s", self._caller.target, pause_s, failure)
+        why = failure or "the server ended it"
+        _LOGGER.warning("watch of block jobs at %s goes on in %.1f s: %s", self._caller.target, pause_s, why)
         left_s = self._time_left_s()
         try:
             async with asyncio.timeout(pause_s if left_s is None else min(pause_s, left_s)):

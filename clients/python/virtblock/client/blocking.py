@@ -249,7 +249,8 @@ class BlockJobWatcher:
             return self._messages
 
     def _pause(self, pause_s: float, failure: VirError | None) -> None:
-        _LOGGER.warning("watch of block jobs at %s goes on in %.1f s: %s", self._caller.target, pause_s, failure)
+        why = failure or "the server ended it"
+        _LOGGER.warning("watch of block jobs at %s goes on in %.1f s: %s", self._caller.target, pause_s, why)
         left_s = self._time_left_s()
         self._closed.wait(pause_s if left_s is None else min(pause_s, left_s))
 

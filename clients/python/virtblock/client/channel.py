@@ -77,7 +77,7 @@ def channel_options(target: Target, tls: TlsOptions | None) -> list[tuple[str, s
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.min_reconnect_backoff_ms", 100),
-        ("grpc.max_reconnect_backoff_ms", 2_000),
+        ("grpc.max_reconnect_backoff_ms", 1_000),
         # A server that vanished without a word is noticed, also by a stream that only waits. Servers allow no less
         # than 10 s.
         ("grpc.keepalive_time_ms", 30_000),

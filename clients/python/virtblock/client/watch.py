@@ -80,6 +80,7 @@ class WatchCourse:
             self._take_snapshot(event)
         else:
             self._take_live(event)
+        self._pass_hidden()
 
     def _take_snapshot(self, event: BlockJobEvent) -> None:
         if event.bookmark is None or not event.bookmark.snapshot_end:
@@ -91,29 +92,34 @@ class WatchCourse:
         self._snapshot.clear()
         self._in_snapshot = self._wants_snapshot = self._is_resync = False
         self._received_token = event.resume_token
+        self._last_sequence = event.sequence
         self._established = True
 
     def _take_live(self, event: BlockJobEvent) -> None:
-        self._received_token = event.resume_token or self._received_token
         self._established = True
-        if event.job is not None:
-            is_repeat = event.sequence <= self._last_sequence
+        if event.job is not None and event.sequence <= self._last_sequence:
+            # The reader has this change, as a bookmark or an earlier stream told; its token would lead back.
+            return
+        self._received_token = event.resume_token or self._received_token
+        if event.progress is None:
             self._last_sequence = max(self._last_sequence, event.sequence)
-            is_shown = not is_repeat
-        elif event.bookmark is not None:
-            is_shown = self._watch.include_bookmarks
-        else:
-            is_shown = event.progress is not None
+        is_shown = self._watch.include_bookmarks if event.bookmark is not None else _says_something(event)
         self._ready.append((event if is_shown else None, event.resume_token))
 
     def pop(self) -> BlockJobEvent | None:
         """The next event to show; None: wait for another message."""
-        while self._ready:
-            event, token = self._ready.popleft()
+        if not self._ready:
+            return None
+        event, token = self._ready.popleft()
+        self._resume_token = token or self._resume_token
+        self._pass_hidden()
+        return event
+
+    def _pass_hidden(self) -> None:
+        """Go past what is not shown, so that its token can be stored without waiting for the next event."""
+        while self._ready and self._ready[0][0] is None:
+            _, token = self._ready.popleft()
             self._resume_token = token or self._resume_token
-            if event is not None:
-                return event
-        return None
 
     def pause_before_next(self, error: VirError | None) -> float:
         """How many seconds to wait before opening the next stream, after one that ended by `error`, or without any.
@@ -148,3 +154,8 @@ class WatchCourse:
             return True
         # A server that stops cancels its streams; one that is full refuses new ones. Neither says so as libvirt.
         return not error.reason and error.code in (grpc.StatusCode.CANCELLED, grpc.StatusCode.RESOURCE_EXHAUSTED)
+
+
+def _says_something(event: BlockJobEvent) -> bool:
+    """Whether there is a payload that this client knows."""
+    return event.job is not None or event.progress is not None
