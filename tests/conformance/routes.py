@@ -237,7 +237,7 @@ class GrpcRoute(Route):
         options += [part for path in allowed for part in ("--allow-path", str(path))]
         self._log = (folder / "daemon.log").open("wb")
         self._daemon = subprocess.Popen(
-            [sys.executable, "-m", "virtblock.server", *options],
+            [str(Path(sys.executable).with_name("virtblockd")), *options],
             stderr=self._log,
             stdin=subprocess.DEVNULL,
         )
