@@ -3,12 +3,13 @@
 
 Owns: the one place where an exception becomes a gRPC status (`ErrorInterceptor`), for unary calls and for the
 generators of streams alike. Invariants: an `AbortError` passes untouched, a cancellation passes untouched; what is
-not a VirError is told to the caller only by an id. Health and reflection, which are grpc's own, are left alone.
+not a VirError is told to the caller only by an id; the context is not touched once the call may be over. grpc closes a
+stream's generator only after it has freed the call, and then asking the context for the peer reads freed memory. Health
+and reflection, which are grpc's own, are left alone.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import secrets
 import time
@@ -21,7 +22,6 @@ from google.rpc import status_pb2  # type: ignore[import-untyped]
 from grpc_status import rpc_status  # type: ignore[import-untyped]
 
 from virtblock.server.core.errors import VirError
-from virtblock.server.core.model import Caller
 from virtblock.server.rpc.callers import CallerRule
 from virtblock.server.rpc.status import status_of, unforeseen
 
@@ -84,61 +84,85 @@ class ErrorInterceptor(_WrappingInterceptor):
 
     def around_stream(self, method: str, behavior: StreamMethod) -> StreamMethod:
         async def call(request: Any, context: Context) -> AsyncGenerator[Any, None]:
+            is_call_over = False
             try:
                 async with aclosing(behavior(request, context)) as responses:
-                    async for response in responses:
-                        yield response
+                    try:
+                        async for response in responses:
+                            yield response
+                    except GeneratorExit:
+                        is_call_over = True
+                        raise
             except grpc.aio.AbortError:
                 raise
             except Exception as error:
-                await context.abort_with_status(rpc_status.to_status(_status_for(method, error)))
+                status = _status_for(method, error)
+                if not is_call_over:
+                    await context.abort_with_status(rpc_status.to_status(status))
 
         return call
 
 
 class CallLogInterceptor(_WrappingInterceptor):
-    """One line per call, at its end: who, what, on which disk, how it went and how long it took. Of the arguments only
-    the names of domain, disk and job."""
+    """One line per call, at its end: who, what, on which disk, how it went and how long it took.
+
+    Of the arguments only the names of domain, disk and job are told.
+    """
 
     def __init__(self, rule: CallerRule) -> None:
         self._rule = rule
 
     def around_unary(self, method: str, behavior: UnaryMethod) -> UnaryMethod:
         async def call(request: Any, context: Context) -> Any:
-            begin_s = time.monotonic()
-            outcome = "CANCELLED"
+            entry = _CallEntry(method, request, context, self._rule)
             try:
                 response = await behavior(request, context)
-                outcome = "OK"
+                entry.outcome = "OK"
                 return response
-            except asyncio.CancelledError:
-                raise
             except Exception:
-                outcome = _code_name(context)
+                entry.outcome = _code_name(context)
                 raise
             finally:
-                _log_call(method, request, context, self._rule.caller_of(context), outcome, begin_s)
+                entry.write()
 
         return call
 
     def around_stream(self, method: str, behavior: StreamMethod) -> StreamMethod:
         async def call(request: Any, context: Context) -> AsyncGenerator[Any, None]:
-            begin_s = time.monotonic()
-            outcome = "CANCELLED"
+            entry = _CallEntry(method, request, context, self._rule)
             try:
                 async with aclosing(behavior(request, context)) as responses:
                     async for response in responses:
                         yield response
-                outcome = "OK"
-            except (asyncio.CancelledError, GeneratorExit):
-                raise
+                entry.outcome = "OK"
             except Exception:
-                outcome = _code_name(context)
+                entry.outcome = _code_name(context)
                 raise
             finally:
-                _log_call(method, request, context, self._rule.caller_of(context), outcome, begin_s)
+                entry.write()
 
         return call
+
+
+class _CallEntry:
+    """What the log will say of a call; all that the context knows is asked at the begin (see the invariants)."""
+
+    def __init__(self, method: str, request: Any, context: Context, rule: CallerRule) -> None:
+        caller = rule.caller_of(context)
+        self._fields: dict[str, object] = {
+            "peer": context.peer(),
+            "principal": caller.principal,
+            "read_only": caller.read_only,
+            "method": method.removeprefix(_OUR_METHODS),
+            **_subject(request),
+        }
+        self._begin_s = time.monotonic()
+        # What stands when neither an answer nor an error ended the call: its caller, or its deadline, did.
+        self.outcome = "CANCELLED"
+
+    def write(self) -> None:
+        duration_ms = round((time.monotonic() - self._begin_s) * 1000, 1)
+        call_logger.info("call", extra={"fields": {**self._fields, "code": self.outcome, "duration_ms": duration_ms}})
 
 
 def _status_for(method: str, error: Exception) -> status_pb2.Status:
@@ -158,19 +182,6 @@ def _code_name(context: Context) -> str:
     if isinstance(code, grpc.StatusCode):
         return code.name
     return next((known.name for known in grpc.StatusCode if known.value[0] == code), str(code))
-
-
-def _log_call(method: str, request: Any, context: Context, caller: Caller, outcome: str, begin_s: float) -> None:
-    fields: dict[str, object] = {
-        "peer": context.peer(),
-        "principal": caller.principal,
-        "read_only": caller.read_only,
-        "method": method.removeprefix(_OUR_METHODS),
-        **_subject(request),
-        "code": outcome,
-        "duration_ms": round((time.monotonic() - begin_s) * 1000, 1),
-    }
-    call_logger.info("call", extra={"fields": fields})
 
 
 def _subject(request: Any) -> dict[str, object]:
