@@ -292,6 +292,27 @@ static void test_block_device(void)
 	vb_sys = &vb_sys_linux;
 }
 
+static int growing_lock(int fd, int command, struct flock *lock)
+{
+	cut_file(test_path("growing.raw"), 1 << 20);
+	return vb_sys_linux.fcntl_lock(fd, command, lock);
+}
+
+/* A file may still grow until it is locked; its size is taken behind the lock. */
+static void test_grows_before_the_lock(void)
+{
+	struct vb_chain *chain;
+
+	CHECK_EQUAL(test_shell("cp bottom.raw growing.raw"), 0);
+	arm(0, 0);
+	faulty.fcntl_lock = growing_lock;
+	chain = open_chain(test_path("growing.raw"), VB_FORMAT_RAW, &error);
+	CHECK_OK(chain != NULL, error);
+	CHECK_EQUAL(vb_chain_size_bytes(chain), 1 << 20);
+	vb_chain_close(chain);
+	vb_sys = &vb_sys_linux;
+}
+
 static ssize_t short_pwrite(int fd, const void *buffer, size_t length, off_t offset)
 {
 	if (is_hit())
@@ -361,6 +382,7 @@ int main(void)
 	RUN(test_every_call_fails);
 	RUN(test_lying_seek);
 	RUN(test_block_device);
+	RUN(test_grows_before_the_lock);
 	RUN(test_write_helper);
 	RUN(test_error_text);
 	return 0;

@@ -89,6 +89,7 @@ static void test_l1_entries(void)
 		{ 3 * CLUSTER + 512, "not aligned" },
 		{ 1000 * CLUSTER, "beyond the end of the file" },
 		{ 0x00ffffffffff0000ull, "beyond the end of the file" },
+		{ 4 * CLUSTER, "beyond the end of the file" },   /* the L1 table's own cluster: it starts in the file, but ends behind it */
 		{ 3 * CLUSTER | 1, "reserved bits" },
 		{ 3 * CLUSTER | 1ull << 62, "reserved bits" },
 		{ 3 * CLUSTER | 1ull << 56, "reserved bits" },
@@ -304,6 +305,90 @@ static void test_zstd_frames(void)
 	free(bytes);
 }
 
+/* Tables that lie side by side are read together; a slot that comes back to one of them must not run on into its neighbour. */
+static void test_shared_tables(void)
+{
+	const uint64_t span = 512 * 64;
+	struct builder builder;
+	uint64_t size;
+	uint8_t *bytes;
+
+	builder_start(&builder, test_path("shared"), 3, 9, 5 * span);
+	for (uint64_t i = 0; i < 128; i++) {
+		fill(content, 512, (unsigned)i);
+		builder_put_data(&builder, i, content);
+	}
+	/* Tables go to the next two clusters behind the data: slots 0 and 1. Slot 2 uses the first again, slot 4 the second. */
+	builder.l1[2] = (builder.end_bytes + 511) & ~511ull;
+	builder.l1[4] = builder.l1[2] + 512;
+	builder_finish(&builder);
+	bytes = read_image(test_path("shared"), VB_FORMAT_QCOW2, &size, &error);
+	CHECK_OK(bytes != NULL, error);
+	CHECK(memcmp(bytes + 2 * span, bytes, span) == 0);
+	CHECK(memcmp(bytes + 4 * span, bytes + span, span) == 0);
+	for (uint64_t i = 3 * span; i < 4 * span; i++)
+		CHECK(bytes[i] == 0);
+	free(bytes);
+}
+
+/* Two guest clusters that name the same compressed bytes are two clusters, also side by side. */
+static void test_shared_compressed(void)
+{
+	struct builder builder;
+	uint64_t size;
+	uint8_t *bytes;
+
+	builder_start(&builder, test_path("alias"), 3, 16, 4 * CLUSTER);
+	fill(content, CLUSTER, 8);
+	builder_put_compressed(&builder, 0, content);
+	for (uint64_t i = 1; i < 4; i++)
+		*builder_entry(&builder, i) = *builder_entry(&builder, 0);
+	builder_finish(&builder);
+	bytes = read_image(test_path("alias"), VB_FORMAT_QCOW2, &size, &error);
+	CHECK_OK(bytes != NULL, error);
+	for (uint64_t i = 0; i < 4; i++)
+		CHECK(memcmp(bytes + i * CLUSTER, content, CLUSTER) == 0);
+	free(bytes);
+}
+
+/* A cluster that cannot be decoded takes nothing away from the one that was decoded before it. */
+static void test_reads_on_after_failure(void)
+{
+	struct vb_plan *plan;
+	struct vb_reader *reader;
+	struct builder builder;
+	struct vb_chain *chain;
+	unsigned long long seed = 4;
+	uint8_t got[1000];
+
+	builder_start(&builder, test_path("after"), 3, 16, 2 * CLUSTER);
+	fill(content, CLUSTER, 8);
+	builder_put_compressed(&builder, 0, content);
+	for (size_t i = 0; i < CLUSTER / 2; i++)
+		content[i] = (uint8_t)test_random(&seed);
+	builder_put_compressed(&builder, 1, content);
+	*builder_entry(&builder, 1) -= 20ull << 54;   /* cut off by 20 sectors: decodes for a while, then fails */
+	builder_finish(&builder);
+	fill(content, CLUSTER, 8);
+	chain = open_chain(test_path("after"), VB_FORMAT_QCOW2, &error);
+	CHECK_OK(chain != NULL, error);
+	plan = vb_plan_make(chain, VB_PLAN_FULL, 0, NULL, &error);
+	reader = vb_reader_new(chain, &error);
+	CHECK_OK(plan != NULL && reader != NULL, error);
+	CHECK_EQUAL(plan->extent_count, 2);
+	for (int round = 0; round < 3; round++) {
+		CHECK_OK(vb_reader_read(reader, &plan->extents[0], 500, got, sizeof(got), &error) == 0, error);
+		CHECK(memcmp(got, content + 500, sizeof(got)) == 0);
+		CHECK_EQUAL(vb_reader_read(reader, &plan->extents[1], 500, got, sizeof(got), &error), -1);
+		CHECK_ERROR(error, VB_ERROR_FORMAT, "guest offset 65536");
+	}
+	CHECK_EQUAL(vb_reader_read(reader, &plan->extents[0], CLUSTER - 1, got, 2, &error), -1);
+	CHECK_EQUAL(error.kind, VB_ERROR_INTERNAL);
+	vb_reader_free(reader);
+	vb_plan_free(plan);
+	vb_chain_close(chain);
+}
+
 struct seen {
 	uint64_t next;
 	unsigned count;
@@ -362,6 +447,9 @@ int main(void)
 	RUN(test_length_field);
 	RUN(test_damaged_streams);
 	RUN(test_zstd_frames);
+	RUN(test_shared_tables);
+	RUN(test_shared_compressed);
+	RUN(test_reads_on_after_failure);
 	RUN(test_layer_map);
 	return 0;
 }

@@ -39,7 +39,6 @@ static int seek_to(const struct vb_layer *layer, uint64_t offset_bytes, int when
 	*known = true;
 	*found_bytes = size_bytes;
 	if (found >= 0) {
-		*known = (uint64_t)found >= offset_bytes;
 		if ((uint64_t)found < size_bytes)
 			*found_bytes = (uint64_t)found;
 		return 0;
@@ -66,6 +65,7 @@ static int find_segment(struct vb_layer_cursor *cursor, uint64_t start_bytes, st
 		return -1;
 	if (!known)
 		return 0;
+	/* An answer before `start` makes no sense, and counts as no hole. */
 	if (data_bytes > start_bytes) {
 		cursor->segment_end_bytes = data_bytes;
 		cursor->segment_is_data = false;
