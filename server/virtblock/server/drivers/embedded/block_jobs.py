@@ -208,12 +208,11 @@ class BlockJobs:
         is_shallow = request.is_shallow and disk.source is not None and disks.has_backing(context, disk)
         targets.require_sense_of_backing(wanted, is_shallow=is_shallow)
         targets.require_overlay_format(disk, wanted, is_shallow=is_shallow)
-        may_probe = wanted.is_reused
         wanted = targets.check_existence(disk, wanted)
         if disk.source is None:
             detail = f"failed to update capacity data for disk '{disk.target}': it has no source"
             raise report(ErrorNumber.INTERNAL_ERROR, detail)
-        wanted = targets.choose_format(context, disk, wanted, may_probe=may_probe)
+        wanted = targets.choose_format(context, disk, wanted)
         targets.require_shareable(disk, wanted)
         checks.check_copy_sizes(request.parameters)
         return self._spec(disk, wanted, request, is_shallow=is_shallow)

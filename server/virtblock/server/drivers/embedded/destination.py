@@ -131,15 +131,15 @@ def check_existence(disk: DiskDefinition, destination: Destination) -> Destinati
     return destination
 
 
-def choose_format(context: Context, disk: DiskDefinition, destination: Destination, *, may_probe: bool) -> Destination:
+def choose_format(context: Context, disk: DiskDefinition, destination: Destination) -> Destination:
     """The given format; else the source's.
 
-    With REUSE_EXT what the file's first bytes say (67 when they cannot be read).
+    With REUSE_EXT, and for a block device, what its first bytes say (67 when they cannot be read).
     """
     assert disk.source is not None
     image_format = destination.format
     if image_format is None:
-        image_format = _probed(context, destination) if may_probe else disk.source.format
+        image_format = _probed(context, destination) if destination.is_reused else disk.source.format
     if image_format not in COPIED_FORMATS:
         detail = f"block copy into an image of format '{image_format}' is not supported"
         raise report(ErrorNumber.CONFIG_UNSUPPORTED, detail)
