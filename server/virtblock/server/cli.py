@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import faulthandler
 import logging
 import os
 import signal
@@ -48,6 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.write(as_toml(config))
         return EXIT_STOPPED
     logs.configure(config.log_format)
+    # The engine and grpc are native code: a crash is to say where.
+    faulthandler.enable()
     for variable in unknown_environment(os.environ):
         logger.warning("variable is no option of the daemon", extra={"fields": {"variable": variable}})
     daemon = Daemon(config)
