@@ -39,7 +39,7 @@ class EngineError(Exception):
 class PathPolicy:
     """Which files may be opened: beneath `folders` only, every link resolved; with none, any."""
 
-    def __init__(self, folders: Sequence[str] = ()) -> None: ...
+    def __new__(cls, folders: Sequence[str] = ()) -> PathPolicy: ...
     @property
     def folders(self) -> tuple[str, ...]: ...
     def check(self, path: str) -> str:
@@ -77,14 +77,14 @@ def inspect(path: str, format: ImageFormat, policy: PathPolicy) -> ImageInfo:
 class Chain:
     """An open backing chain, read only, locked as QEMU's readers lock. A context manager."""
 
-    def __init__(
-        self,
+    def __new__(
+        cls,
         layers: Sequence[tuple[str, ImageFormat]],
         policy: PathPolicy,
         *,
         terminated: bool = False,
         lock: bool = True,
-    ) -> None:
+    ) -> Chain:
         """Opens every image. `layers[0]` is the top; the others are what the domain's definition says of those below.
 
         The rules are in core/image.h. `terminated`: the last one given is the bottom, nothing below it is followed.
@@ -133,7 +133,7 @@ def resize_image(path: str, format: ImageFormat, size_bytes: int, policy: PathPo
 class ImageWriter:
     """Writes into an image that nothing else uses, under the writer lock: raw anywhere, qcow2 in whole clusters."""
 
-    def __init__(self, path: str, format: ImageFormat, policy: PathPolicy) -> None: ...
+    def __new__(cls, path: str, format: ImageFormat, policy: PathPolicy) -> ImageWriter: ...
     def write(self, offset_bytes: int, data: bytes | bytearray | memoryview) -> None: ...
     def zero(self, offset_bytes: int, length_bytes: int) -> None: ...
     def close(self) -> None:
@@ -170,8 +170,8 @@ class Copy:
     long as the copy is. Rules: core/writer.h, core/copy.h.
     """
 
-    def __init__(
-        self,
+    def __new__(
+        cls,
         source: Chain,
         destination_path: str,
         destination_format: ImageFormat,
@@ -187,7 +187,7 @@ class Copy:
         lane_count: int = 0,
         check_space: bool = True,
         durable: bool = True,
-    ) -> None: ...
+    ) -> Copy: ...
     def run(self) -> None:
         """Returns when the destination is complete and durable; may be called once.
 
@@ -225,7 +225,7 @@ def compare(left: Chain, right: Chain, cancel: CancelFlag | None = None) -> int 
 class Bitmap:
     """The dirty bitmap, for tests and tools (core/bitmap.h)."""
 
-    def __init__(self, size_bytes: int, granule_bytes: int = 65536) -> None: ...
+    def __new__(cls, size_bytes: int, granule_bytes: int = 65536) -> Bitmap: ...
     @property
     def granule_bytes(self) -> int: ...
     @property

@@ -22,7 +22,7 @@ from virtblock.engine.progress_bar import ProgressBar
 from virtblock.engine.units import bytes_text, parse_rate
 
 if TYPE_CHECKING:
-    from virtblock.engine._core import ImageFormat
+    from virtblock.engine import ImageFormat
 
 EXIT_DONE = 0
 EXIT_FAILED = 1

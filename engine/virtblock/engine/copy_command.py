@@ -20,7 +20,7 @@ from virtblock.engine import CancelFlag, Chain, Copy, CopyProgress, EngineError,
 from virtblock.engine.progress_bar import REDRAW_INTERVAL_S, ProgressBar
 
 if TYPE_CHECKING:
-    from virtblock.engine._core import CopyMode, ImageFormat
+    from virtblock.engine import CopyMode, ImageFormat
 
 Result = TypeVar("Result")
 
