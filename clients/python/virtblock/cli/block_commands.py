@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 from virtblock.cli.event_texts import job_type_text
@@ -16,19 +17,9 @@ if TYPE_CHECKING:
     from virtblock.cli.session import Session
     from virtblock.client import BlockJobInfo, Domain
 
-_EXCLUSIVE = (
-    ("info", "abort"),
-    ("raw", "abort"),
-    ("bytes", "abort"),
-    ("info", "pivot"),
-    ("raw", "pivot"),
-    ("bytes", "pivot"),
-    ("info", "async"),
-    ("raw", "async"),
-    ("bytes", "async"),
-    ("info", "bandwidth"),
-    ("raw", "bandwidth"),
-)
+_TELLING = ("raw", "info", "bytes")
+_ENDING = ("abort", "pivot", "async")
+_EXCLUSIVE = [*itertools.product(_TELLING, _ENDING), ("raw", "bandwidth"), ("info", "bandwidth")]
 
 
 def run_blockjob(session: Session, invocation: Invocation) -> None:
@@ -37,7 +28,7 @@ def run_blockjob(session: Session, invocation: Invocation) -> None:
         invocation.exclude(first, second)
     if invocation.has("bandwidth"):
         _set_speed(session, invocation)
-    elif invocation.has("abort") or invocation.has("pivot") or invocation.has("async"):
+    elif any(invocation.has(name) for name in _ENDING):
         _end(session, invocation)
     else:
         _tell(session, invocation)
@@ -51,9 +42,9 @@ def _end(session: Session, invocation: Invocation) -> None:
 
 
 def _set_speed(session: Session, invocation: Invocation) -> None:
+    domain, path = session.domain(invocation), invocation.required("path")
     in_bytes = invocation.has("bytes")
     bandwidth = bandwidth_option(invocation, in_bytes=in_bytes)
-    domain, path = session.domain(invocation), invocation.required("path")
     flags = BlockJobSetSpeedFlags.BANDWIDTH_BYTES if in_bytes else BlockJobSetSpeedFlags.NONE
     session.client.block_job_set_speed(domain, path, bandwidth, flags)
     session.output.result(

@@ -9,7 +9,7 @@ job; the wait ends with what the server has recorded.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from virtblock.cli.failures import CommandError
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from virtblock.cli.session import Session
 
 POLL_INTERVAL_S = 0.5
+# A watch bears the restart of a server in silence. Who waits longer than this is told when the server stays away.
+SILENCE_MAX_S = 10.0
 
 
 class Outcome(enum.Enum):
@@ -48,7 +50,7 @@ _OUTCOMES = {
 
 
 class BlockJobWait:
-    """Waits for one job. Made before the job is started, so that Ctrl-C is noted from then on."""
+    """Starts one job and waits for it."""
 
     def __init__(
         self, session: Session, path: str, display: Display | None, *, timeout_s: float | None, abort_async: bool
@@ -60,9 +62,13 @@ class BlockJobWait:
         self._inbox: Inbox[BlockJob | BlockJobProgress] = Inbox(timeout_s)
         self._is_polling = False
 
-    def until_mirrored(self, job: BlockJob) -> tuple[Outcome, BlockJob]:
-        """How it ended, and the job as it was last seen. CommandError when it can be neither followed nor aborted."""
+    def until_mirrored(self, start: Callable[[], BlockJob]) -> tuple[Outcome, BlockJob]:
+        """How it ended, and the job as it was last seen. CommandError when it can be neither followed nor aborted.
+
+        Ctrl-C is noted while `start` runs already, so that it never leaves a job behind that nobody waits for.
+        """
         with caught_interrupt(self._inbox.interrupt):
+            job = start()
             self._inbox.feed(lambda: self._news_of(job))
             return self._follow(job)
 
@@ -80,31 +86,28 @@ class BlockJobWait:
                     yield event.progress
 
     def _follow(self, job: BlockJob) -> tuple[Outcome, BlockJob]:
-        while True:
+        while (outcome := _OUTCOMES.get(job.state)) is None:
             self._show(job)
-            outcome = _OUTCOMES.get(job.state)
-            if outcome is not None:
-                if self._display is not None and outcome in (Outcome.READY, Outcome.COMPLETED):
-                    self._display.finish()
-                return outcome, job
             news = self._next_news(job)
+            while isinstance(news, BlockJobProgress):
+                self._show(news)
+                news = self._next_news(job)
             if isinstance(news, Woken):
                 return Outcome.CANCELED, self._abort(job)
-            if isinstance(news, BlockJob):
-                job = news
-            elif news is not None:
-                self._show(news)
+            job = news or job
+        if self._display is not None and outcome in (Outcome.READY, Outcome.COMPLETED):
+            self._display.finish()
+        return outcome, job
 
     def _next_news(self, job: BlockJob) -> BlockJob | BlockJobProgress | Woken | None:
-        if not self._is_polling:
-            try:
-                return self._inbox.get()
-            except VirError:
-                # Events cannot be had, as from a server that has no room for one more stream: ask instead.
-                self._is_polling = True
-        woken = self._inbox.get(at_most_s=POLL_INTERVAL_S)
-        if woken is not None:
-            return woken
+        try:
+            news = self._inbox.get(at_most_s=POLL_INTERVAL_S if self._is_polling else SILENCE_MAX_S)
+        except VirError:
+            # Events cannot be had, as from a server that has no room for one more stream: ask from now on.
+            self._is_polling = True
+            return job
+        if news is not None:
+            return news
         with self._session.explain(f"failed to query job for disk {self._path}"):
             return self._session.client.get_block_job(job.job_id)
 

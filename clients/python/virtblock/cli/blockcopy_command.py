@@ -8,7 +8,9 @@ succeed ends with exit code 1 and without a job.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from virtblock.cli.block_job_wait import BlockJobWait, Outcome, failure_of
@@ -63,19 +65,16 @@ def run_blockcopy(session: Session, invocation: Invocation) -> None:
     """Start a copy; with `--wait` and its kin wait until it is mirrored, and then pivot or finish."""
     request = _read_request(invocation)
     domain = session.domain(invocation)
-    if _needs_block_copy(invocation, request):
-        dest_xml = _dest_xml(invocation, request)
-        if invocation.has("print-xml"):
-            session.output.result({"xml": dest_xml}, dest_xml)
-            return
-        job = _block_copy(session, domain, invocation, request, dest_xml)
-    else:
-        job = _block_rebase(session, domain, invocation, request)
+    dest_xml = _dest_xml(invocation, request) if _needs_block_copy(invocation, request) else None
+    if dest_xml is not None and invocation.has("print-xml"):
+        session.output.result({"xml": dest_xml}, dest_xml)
+        return
+    start = partial(_start, session, domain, invocation, request, dest_xml)
     if any(invocation.has(name) for name in _WAITING):
-        _see_through(session, domain, invocation, request, job)
+        _see_through(session, domain, invocation, request, start)
     else:
         # virsh ends the line by the empty line after the command.
-        session.output.result({"result": "started", "job": plain(job)}, extra="Block Copy started")
+        session.output.result({"result": "started", "job": plain(start())}, extra="Block Copy started")
 
 
 def _read_request(invocation: Invocation) -> _Request:
@@ -110,6 +109,18 @@ def _dest_xml(invocation: Invocation, request: _Request) -> str:
     return destination_xml(request.dest, request.image_format, is_device=invocation.has("blockdev"))
 
 
+def _start(
+    session: Session, domain: Domain, invocation: Invocation, request: _Request, dest_xml: str | None
+) -> BlockJob:
+    """The started job."""
+    if dest_xml is not None:
+        return _block_copy(session, domain, invocation, request, dest_xml)
+    flags = BlockRebaseFlags.COPY | invocation.flags_of(_REBASE_FLAGS)
+    if request.image_format == "raw":
+        flags |= BlockRebaseFlags.COPY_RAW
+    return session.client.block_rebase(domain, request.path, request.dest, request.bandwidth, flags)
+
+
 def _block_copy(session: Session, domain: Domain, invocation: Invocation, request: _Request, dest_xml: str) -> BlockJob:
     bandwidth = request.bandwidth
     if not invocation.has("bytes"):
@@ -122,19 +133,14 @@ def _block_copy(session: Session, domain: Domain, invocation: Invocation, reques
     return session.client.block_copy(domain, request.path, dest_xml, params, invocation.flags_of(_COPY_FLAGS))
 
 
-def _block_rebase(session: Session, domain: Domain, invocation: Invocation, request: _Request) -> BlockJob:
-    flags = BlockRebaseFlags.COPY | invocation.flags_of(_REBASE_FLAGS)
-    if request.image_format == "raw":
-        flags |= BlockRebaseFlags.COPY_RAW
-    return session.client.block_rebase(domain, request.path, request.dest, request.bandwidth, flags)
-
-
-def _see_through(session: Session, domain: Domain, invocation: Invocation, request: _Request, job: BlockJob) -> None:
+def _see_through(
+    session: Session, domain: Domain, invocation: Invocation, request: _Request, start: Callable[[], BlockJob]
+) -> None:
     """Wait, then pivot, finish or leave the job mirroring. The texts begin with a line end, which ends the progress."""
-    display = _display(session.output, job) if invocation.has("verbose") else None
+    display = _display(session.output) if invocation.has("verbose") else None
     abort_async = invocation.has("async")
     wait = BlockJobWait(session, request.path, display, timeout_s=request.timeout_s, abort_async=abort_async)
-    outcome, job = wait.until_mirrored(job)
+    outcome, job = wait.until_mirrored(start)
     if display is not None and session.output.quiet:
         display.leave()
     if outcome is Outcome.CANCELED:
@@ -160,16 +166,15 @@ def _tell(output: Output, result: str, text: str, job: BlockJob) -> None:
     output.result({"result": result, "job": plain(job)}, extra=f"\n{text}")
 
 
-def _display(output: Output, job: BlockJob) -> Display:
-    return _JsonProgress(output, job.job_id) if output.as_json else make_display(output.err, _LABEL)
+def _display(output: Output) -> Display:
+    return _JsonProgress(output) if output.as_json else make_display(output.err, _LABEL)
 
 
 class _JsonProgress:
     """Progress for a program: one JSON value a line on standard output."""
 
-    def __init__(self, output: Output, job_id: str) -> None:
+    def __init__(self, output: Output) -> None:
         self._output = output
-        self._job_id = job_id
         self._shown: tuple[int, int] | None = None
 
     def show(self, cur: int, end: int, rate_bytes_per_s: int, eta_s: int) -> None:
@@ -179,7 +184,7 @@ class _JsonProgress:
         self._shown = (cur, end)
         figures = {"cur": cur, "end": end, "percent": percent_of(cur, end)}
         rates = {"rate_bytes_per_s": rate_bytes_per_s, "eta_s": eta_s}
-        self._output.result({"progress": {"job_id": self._job_id, **figures, **rates}})
+        self._output.result({"progress": {**figures, **rates}})
 
     def finish(self) -> None:
         """The line with the result follows."""

@@ -13,12 +13,14 @@ from virtblock.cli.grammar import Invocation
 from virtblock.cli.interrupts import INTERRUPTED, TIMED_OUT, Inbox, Woken, caught_interrupt
 from virtblock.cli.output import printable
 from virtblock.cli.records import plain
-from virtblock.client import Domain, DomainEvent
+from virtblock.client import Domain, DomainEvent, DomainEventId
 
 if TYPE_CHECKING:
     from virtblock.cli.session import Session
 
 _FEATURE_PREFIX = "event:"
+# What every server has, should it not tell.
+_EVERYWHERE = (DomainEventId.LIFECYCLE, DomainEventId.BLOCK_JOB, DomainEventId.BLOCK_JOB_2)
 _ENDINGS = {INTERRUPTED: "event loop interrupted\n", TIMED_OUT: "event loop timed out\n"}
 
 
@@ -26,11 +28,12 @@ def run_event(session: Session, invocation: Invocation) -> None:
     """Print events until there was one, or with `--loop` until the time limit or Ctrl-C; or list the kinds."""
     for first, second in (("all", "event"), ("list", "all"), ("list", "event")):
         invocation.exclude(first, second)
-    wanted, timeout_s = invocation.text("event"), invocation.timeout_s()
+    wanted = invocation.text("event")
     if invocation.has("list"):
         session.output.result(list(EVENT_NAMES), "".join(f"{name}\n" for name in EVENT_NAMES))
         return
     event_ids = _event_ids(session, wanted, wants_all=invocation.has("all"))
+    timeout_s = invocation.timeout_s()
     domain = session.domain(invocation) if invocation.has("domain") else None
     inbox: Inbox[DomainEvent] = Inbox(timeout_s)
     with caught_interrupt(inbox.interrupt):
@@ -53,7 +56,7 @@ def _event_ids(session: Session, wanted: str | None, *, wants_all: bool) -> list
         raise CommandError("one of --list, --all, or --event <type> is required")
     features = session.client.get_capabilities().connection.features
     numbers = [feature.removeprefix(_FEATURE_PREFIX) for feature in features if feature.startswith(_FEATURE_PREFIX)]
-    return sorted(int(number) for number in numbers if number.isdecimal())
+    return sorted(int(number) for number in numbers if number.isdecimal()) or list(_EVERYWHERE)
 
 
 def _events(session: Session, event_ids: list[int], domain: Domain | None) -> Iterator[DomainEvent]:

@@ -68,16 +68,12 @@ def _list_order(domain: Domain) -> tuple[bool, int, str]:
 
 
 def _list_line(domain: Domain, invocation: Invocation) -> str | None:
-    shown = []
-    if invocation.has("uuid"):
-        shown.append(domain.uuid)
-    if invocation.has("name"):
-        shown.append(domain.name)
-    if invocation.has("id"):
-        if not shown and domain.id < 0:
-            return None
-        shown.append(_id_text(domain))
-    return " ".join(shown)
+    """UUID, id and name, those that are wanted. The id alone of a domain that has none is no line."""
+    wanted = [name for name in ("uuid", "id", "name") if invocation.has(name)]
+    if wanted == ["id"] and domain.id < 0:
+        return None
+    texts = {"uuid": domain.uuid, "id": _id_text(domain), "name": domain.name}
+    return " ".join(texts[name] for name in wanted)
 
 
 def _id_text(domain: Domain) -> str:

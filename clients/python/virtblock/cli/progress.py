@@ -37,7 +37,9 @@ class Display(Protocol):
 
 
 def percent_of(cur: int, end: int) -> int:
-    """Whole per cent as virsh counts: rounded down, and 100 only when nothing is left."""
+    """Whole per cent as virsh counts: rounded down, 100 only when nothing is left; 0 while the work is not known."""
+    if end == 0:
+        return 0
     if cur >= end:
         return 100
     return min(int(100 * cur / end), 99)
@@ -97,7 +99,7 @@ class Bar:
             notes.append(f"{rate_text(rate)}/s")
         if eta_s >= 0 and cur < end:
             notes.append(f"ETA {duration_text(eta_s)}")
-        self._draw(cur / end if end else 1.0, "  ".join(notes))
+        self._draw(cur / end if end else 0.0, "  ".join(notes))
 
     def finish(self) -> None:
         """Draw a full bar."""
