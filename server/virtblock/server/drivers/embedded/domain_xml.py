@@ -19,6 +19,7 @@ from virtblock.server.core.errors import ErrorDomain, ErrorNumber, VirError, rep
 from virtblock.server.drivers.embedded import xml_text
 from virtblock.server.drivers.embedded.disk_xml import SOURCE_ATTRIBUTES, DiskDefinition, ImageSource, read_disk
 
+DISK_DEPTH = 2
 NO_NAME = 21  # VIR_ERR_NO_NAME
 DOMAIN_TYPES = frozenset(
     [
@@ -191,6 +192,7 @@ def _normalize(root: etree._Element, uuid: str) -> None:
             xml_text.remove_indented(mirror)
         for image in disk.iter("source", "backingStore"):
             _drop_attribute(image, "index")
+        etree.indent(disk, space="  ", level=DISK_DEPTH)  # what is put in later lines up, however it was written
 
 
 def _drop_attribute(element: etree._Element, name: str) -> None:
