@@ -113,7 +113,8 @@ class AsyncMessages(Generic[T]):
         """End the stream."""
         self._rpc.cancel()
         if self._reading is not None:
-            await asyncio.wait({self._reading})
+            # Its end is nobody's business any more, but asyncio complains of an exception that nobody looks at.
+            await asyncio.gather(self._reading, return_exceptions=True)
 
 
 class AsyncStream(Generic[T]):
