@@ -59,8 +59,8 @@ enum vb_cell_state { VB_CELL_TODO = 1, VB_CELL_COPYING = 2, VB_CELL_DONE = 3, VB
 void vb_copy_map(const struct vb_copy *copy, uint8_t *cells, size_t cell_count);
 void vb_copy_free(struct vb_copy *copy);
 
-/* Compares what two chains read as. 1: equal; 0: differ, *offset_bytes is the first differing byte (a size difference is an error of kind
- * SIZE unless the longer one's rest is zeros and `pad`); negative: error. */
+/* Compares what two chains read as. 1: equal; 0: differ, *offset_bytes is the first differing byte; negative: error. Different sizes are
+ * an error of kind SIZE, but with `pad` the shorter one reads as zeros behind its end. */
 int vb_compare(const struct vb_chain *left, const struct vb_chain *right, bool pad, uint64_t *offset_bytes,
 	       const bool *cancelled, struct vb_error *error);
 

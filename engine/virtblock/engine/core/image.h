@@ -44,7 +44,7 @@ struct vb_extent {
 /* What an image says of itself; valid as long as its layer is. */
 struct vb_image_info {
 	enum vb_format format;
-	uint64_t virtual_size_bytes;
+	uint64_t virtual_size_bytes;      /* to the byte, also where it is no multiple of 512 (QEMU rounds raw up and qcow2 down) */
 	uint64_t allocated_bytes;         /* st_blocks * 512 of the file */
 	const char *backing_path;         /* as recorded, NULL if none */
 	const char *backing_format;       /* as recorded, NULL if not recorded */

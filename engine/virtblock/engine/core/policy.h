@@ -4,8 +4,8 @@
  *
  * Owns: the allowed folders and the one function through which the core opens or makes an image.
  * Invariants: with folders given, a file is opened only if its path, every symbolic link resolved, lies beneath one of them, and
- * the open itself cannot leave it (openat2 with RESOLVE_BENEATH and RESOLVE_NO_SYMLINKS from a descriptor of the folder, on the
- * resolved name). With none given, any file may be opened (as libvirt's read-write socket allows). Only regular files and
+ * the open itself cannot leave it (openat2 with RESOLVE_BENEATH and RESOLVE_NO_SYMLINKS: the file's own folder from the descriptor of
+ * the allowed one, then the file from there, both on resolved names). With none given, any file may be opened (as libvirt's read-write socket allows). Only regular files and
  * block devices are ever returned. Descriptors are O_CLOEXEC.
  */
 #ifndef VB_POLICY_H
