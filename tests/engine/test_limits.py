@@ -17,7 +17,7 @@ from engine.sources import GIB, KIB, MIB, TIB, command_line, noise
 
 PEAK_MAX_BYTES = 100 * MIB
 SIZE_BYTES = 16 * TIB
-# Runs the command in its own process and reports the peak of that. Not ru_maxrss, which an exec inherits from the parent.
+# Runs the command in its own process and reports the peak of that; ru_maxrss would be inherited from the parent.
 MEASURE = """
 import json, sys
 from virtblock.engine import cli
