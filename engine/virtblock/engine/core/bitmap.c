@@ -350,6 +350,17 @@ uint64_t vb_bitmap_in_flight_bytes(const struct vb_bitmap *bitmap)
 	return bytes;
 }
 
+uint64_t vb_bitmap_remaining_bytes(const struct vb_bitmap *bitmap)
+{
+	lock(bitmap);
+
+	uint64_t bytes = counted_bytes(bitmap, bitmap->dirty, bitmap->dirty_count) +
+			 counted_bytes(bitmap, bitmap->in_flight, bitmap->in_flight_count);
+
+	unlock(bitmap);
+	return bytes;
+}
+
 size_t vb_bitmap_serialized_bytes(const struct vb_bitmap *bitmap)
 {
 	return (size_t)(bitmap->granule_count / 8 + (bitmap->granule_count % 8 != 0));

@@ -34,13 +34,16 @@ void vb_bitmap_clear(struct vb_bitmap *bitmap, uint64_t start_bytes, uint64_t le
 bool vb_bitmap_get(const struct vb_bitmap *bitmap, uint64_t offset_bytes);
 
 /* Claims a run of dirty granules at or after *cursor (wrapping once), at most max_bytes (a multiple of the granule), and not
- * crossing a multiple of `align_bytes`. Clears the bits and puts the run in flight. Returns false when nothing is claimable. */
+ * crossing a multiple of `align_bytes`. Clears the bits, puts the run in flight and moves the cursor to its end. Returns false when
+ * nothing is claimable. Lanes may share a cursor: it is touched only inside. */
 bool vb_bitmap_claim(struct vb_bitmap *bitmap, uint64_t *cursor_bytes, uint64_t max_bytes, uint64_t align_bytes,
 		     uint64_t *start_bytes, uint64_t *length_bytes);
 void vb_bitmap_release(struct vb_bitmap *bitmap, uint64_t start_bytes, uint64_t length_bytes, bool moved);
 
 uint64_t vb_bitmap_dirty_bytes(const struct vb_bitmap *bitmap);      /* counted by granules, cut at the end of the disk */
 uint64_t vb_bitmap_in_flight_bytes(const struct vb_bitmap *bitmap);
+/* Dirty plus in flight, at one moment: it never rises but by vb_bitmap_set. A granule that is both counts twice: it has to move again. */
+uint64_t vb_bitmap_remaining_bytes(const struct vb_bitmap *bitmap);
 
 /* Little-endian bit stream of the dirty set, bit i of byte i/8 (as in a persistent qcow2 bitmap); in flight counts as dirty. */
 size_t vb_bitmap_serialized_bytes(const struct vb_bitmap *bitmap);

@@ -202,9 +202,9 @@ static int move(struct vb_copy *copy, struct vb_error *error)
 	/* A pause holds the end off too; a cancel is heard for the last time. */
 	if (!vb_throttle_pass(copy->throttle, 0) || vb_copy_is_cancelled(copy))
 		return fail_if_cancelled(copy, error);
-	if (vb_bitmap_dirty_bytes(copy->bitmap) || vb_bitmap_in_flight_bytes(copy->bitmap))
+	if (vb_bitmap_remaining_bytes(copy->bitmap))
 		return vb_fail(error, VB_ERROR_INTERNAL, 0, NULL, -1, "The lanes ended with %llu bytes left",
-			       (unsigned long long)vb_bitmap_dirty_bytes(copy->bitmap));
+			       (unsigned long long)vb_bitmap_remaining_bytes(copy->bitmap));
 	return 0;
 }
 

@@ -22,9 +22,7 @@ void vb_copy_progress(const struct vb_copy *copy, struct vb_copy_progress *progr
 		progress->elapsed_ns = (ended_ns ? ended_ns : vb_copy_now_ns()) - started_ns;
 	if (!atomic_load(&copy->is_planned))
 		return;
-	/* Dirty first: what a lane claims between the two looks is counted twice rather than not at all. */
-	progress->remaining_bytes = vb_bitmap_dirty_bytes(copy->bitmap);
-	progress->remaining_bytes += vb_bitmap_in_flight_bytes(copy->bitmap);
+	progress->remaining_bytes = vb_bitmap_remaining_bytes(copy->bitmap);
 	progress->total_bytes = atomic_load(&copy->total_bytes);
 	if (progress->remaining_bytes > progress->total_bytes)
 		progress->remaining_bytes = progress->total_bytes;
