@@ -211,6 +211,14 @@ def test_a_refused_pivot_is_told(start: Callable[..., Ran], client: FakeClient) 
     assert ran == Ran(1, "\n", "error: failed to pivot job for disk vda\nerror: not ready for pivot yet\n")
 
 
+def test_an_error_does_not_run_on_in_the_line_of_the_progress(start: Callable[..., Ran], client: FakeClient) -> None:
+    client.answers["block_job_abort"] = vir_error(ErrorNumber.BLOCK_COPY_ACTIVE, "not ready for pivot yet")
+    ran = start("--pivot", "--verbose", events=[state_event(READY)])
+    assert ran.err.endswith("[100 %]\nerror: failed to pivot job for disk vda\nerror: not ready for pivot yet\n")
+    client.answers["get_block_job"] = vir_error(ErrorNumber.SYSTEM_ERROR, "cannot connect")
+    assert start("--wait", "--verbose").err.startswith("\rBlock Copy: [  0 %]\nerror: failed to query job")
+
+
 def test_without_events_the_server_is_asked(start: Callable[..., Ran], client: FakeClient) -> None:
     """A watch that breaks for good ends in asking, not in an error."""
     readings = iter([RUNNING, RUNNING, READY])

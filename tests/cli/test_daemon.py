@@ -7,7 +7,6 @@ import errno
 import fcntl
 import json
 import os
-import pty
 import re
 import select
 import signal
@@ -111,11 +110,17 @@ def run_over_pipes(command: list[str]) -> subprocess.CompletedProcess[str]:
 
 def run_on_terminal(command: list[str], *, interrupt_at: str = "") -> tuple[int, str]:
     """Run it on a terminal of 80 columns; exit code and what appeared. Ctrl-C is typed once `interrupt_at` is seen."""
-    process_id, terminal = pty.fork()
-    if process_id == 0:
-        # The child: nothing but the new program may run here.
-        os.execve(command[0], command, {**os.environ, "TERM": "xterm", "PYTHONUTF8": "1"})
+    terminal, child = os.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    # setsid makes it the controlling terminal, so that a typed Ctrl-C becomes SIGINT.
+    process = subprocess.Popen(
+        ["setsid", "--ctty", *command],
+        stdin=child,
+        stdout=child,
+        stderr=child,
+        env={**os.environ, "TERM": "xterm", "PYTHONUTF8": "1"},
+    )
+    os.close(child)
     shown = ""
     try:
         while some := _read_terminal(terminal):
@@ -123,10 +128,11 @@ def run_on_terminal(command: list[str], *, interrupt_at: str = "") -> tuple[int,
             if interrupt_at and re.search(interrupt_at, shown):
                 os.write(terminal, b"\x03")
                 interrupt_at = ""
+        return process.wait(timeout=RUN_TIMEOUT_S), shown
     finally:
         os.close(terminal)
-        _, status = os.waitpid(process_id, 0)
-    return os.waitstatus_to_exitcode(status), shown
+        process.kill()
+        process.wait()
 
 
 def _read_terminal(terminal: int) -> str:

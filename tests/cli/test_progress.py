@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from virtblock.cli.output import table_text, width_of
+from virtblock.cli.output import Output, table_text, width_of
 from virtblock.cli.progress import Bar, PercentLine, make_display, percent_of
 
 MIB = 1024 * 1024
@@ -99,6 +99,16 @@ def test_the_display_fits_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(make_display(io.StringIO(), "x"), PercentLine)
     monkeypatch.setenv("TERM", "dumb")
     assert isinstance(make_display(Terminal(), "x"), PercentLine)
+
+
+def test_on_a_terminal_an_error_has_a_line_of_its_own() -> None:
+    """Where virsh leaves a line open, and over a pipe as virsh does."""
+    for out, expected in ((Terminal(), "\nCopy failed\n\n"), (io.StringIO(), "\nCopy failed\n")):
+        output = Output(out, io.StringIO())
+        output.result(None, extra="\nCopy failed")
+        output.error(["no space"], None)
+        output.end_command()
+        assert out.getvalue() == expected
 
 
 def test_a_name_cannot_draw_on_the_terminal() -> None:

@@ -22,6 +22,7 @@ from virtblock.cli.output import Output
 from virtblock.cli.progress import Display, make_display, percent_of
 from virtblock.cli.records import plain
 from virtblock.cli.sizes import MIB, bandwidth_option
+from virtblock.client import VirError
 from virtblock.client.flags import BlockCopyFlags, BlockJobAbortFlags, BlockRebaseFlags
 
 if TYPE_CHECKING:
@@ -140,9 +141,13 @@ def _see_through(
     display = _display(session.output) if invocation.has("verbose") else None
     abort_async = invocation.has("async")
     wait = BlockJobWait(session, request.path, display, timeout_s=request.timeout_s, abort_async=abort_async)
-    outcome, job = wait.until_mirrored(start)
-    if display is not None and session.output.quiet:
-        display.leave()
+    try:
+        outcome, job = wait.until_mirrored(start)
+    except (CommandError, VirError):
+        _leave(display)
+        raise
+    if session.output.quiet and session.output.err.isatty():
+        _leave(display)
     if outcome is Outcome.CANCELED:
         _tell(session.output, "aborted", "Copy aborted", job)
         raise CommandError
@@ -151,15 +156,30 @@ def _see_through(
         raise failure_of(job)
     flags = BlockJobAbortFlags.ASYNC if abort_async else BlockJobAbortFlags.NONE
     if invocation.has("pivot"):
-        with session.explain(f"failed to pivot job for disk {request.path}"):
-            ended = session.client.block_job_abort(domain, request.path, flags | BlockJobAbortFlags.PIVOT)
+        ended = _end(session, domain, request, flags | BlockJobAbortFlags.PIVOT, display)
         _tell(session.output, "pivoted", "Successfully pivoted", ended or job)
     elif invocation.has("finish"):
-        with session.explain(f"failed to finish job for disk {request.path}"):
-            ended = session.client.block_job_abort(domain, request.path, flags)
+        ended = _end(session, domain, request, flags, display)
         _tell(session.output, "copied", "Successfully copied", ended or job)
     else:
         _tell(session.output, "mirroring", "Now in mirroring phase", job)
+
+
+def _end(
+    session: Session, domain: Domain, request: _Request, flags: BlockJobAbortFlags, display: Display | None
+) -> BlockJob | None:
+    """The ended job, where the server keeps a record of it."""
+    verb = "pivot" if flags & BlockJobAbortFlags.PIVOT else "finish"
+    try:
+        return session.client.block_job_abort(domain, request.path, flags)
+    except VirError as error:
+        _leave(display)
+        raise CommandError(f"failed to {verb} job for disk {request.path}") from error
+
+
+def _leave(display: Display | None) -> None:
+    if display is not None:
+        display.leave()
 
 
 def _tell(output: Output, result: str, text: str, job: BlockJob) -> None:

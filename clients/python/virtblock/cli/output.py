@@ -27,6 +27,7 @@ class Output:
         self.err = err
         self.quiet = quiet
         self.as_json = as_json
+        self._line_is_open = False
 
     def result(self, data: Json, text: str = "", *, extra: str = "") -> None:
         """A command's answer: `data` as JSON; else `extra` unless quiet, and `text` always, with their line ends."""
@@ -46,15 +47,12 @@ class Output:
         """Text on standard output, at once."""
         self.out.write(text)
         self.out.flush()
+        self._line_is_open = not text.endswith("\n") if text else self._line_is_open
 
     def end_command(self) -> None:
         """Close a command that ran, well or not."""
         if not self.quiet and not self.as_json:
             self.text("\n")
-
-    def progress(self, data: Json) -> None:
-        """A reading on the way, in JSON alone."""
-        self._json_line(self.out, data)
 
     def error(self, lines: Sequence[str], data: Json) -> None:
         """An error: virsh's lines, or `data` as JSON, on standard error."""
@@ -62,6 +60,9 @@ class Output:
         if self.as_json:
             self._json_line(self.err, {"error": data})
             return
+        if self._line_is_open and self.out.isatty():
+            # virsh has texts that the end of the command ends; on a terminal the error would run on in their line.
+            self.text("\n")
         for line in lines:
             self.err.write(f"error: {line}\n")
         self.err.flush()

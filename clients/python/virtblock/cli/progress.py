@@ -33,7 +33,7 @@ class Display(Protocol):
         """The job got where it was to get."""
 
     def leave(self) -> None:
-        """The wait is over; what follows begins on a line of its own."""
+        """End the line, for what follows does not."""
 
 
 def percent_of(cur: int, end: int) -> int:
@@ -67,7 +67,10 @@ class PercentLine:
         self._write(percent_line(self._label, 100))
 
     def leave(self) -> None:
-        """virsh leaves the line open: its next text begins with a line end."""
+        """End the line, which virsh leaves open for a text that begins with a line end."""
+        if self._shown:
+            self._stream.write("\n")
+            self._stream.flush()
 
     def _write(self, line: str) -> None:
         if line == self._shown:
@@ -107,8 +110,9 @@ class Bar:
 
     def leave(self) -> None:
         """Go to the next line."""
-        self._stream.write("\n")
-        self._stream.flush()
+        if self._shown:
+            self._stream.write("\n")
+            self._stream.flush()
 
     def _measured_rate(self, cur: int) -> float:
         now_s = time.monotonic()
