@@ -286,7 +286,7 @@ bool vb_bitmap_claim(struct vb_bitmap *bitmap, uint64_t *cursor_bytes, uint64_t 
 
 	uint64_t limit = first + (max_count ? max_count : 1);
 
-	if (align_count > 1 && limit > (first / align_count + 1) * align_count)
+	if (align_count && limit > (first / align_count + 1) * align_count)
 		limit = (first / align_count + 1) * align_count;
 	if (limit > bitmap->granule_count)
 		limit = bitmap->granule_count;

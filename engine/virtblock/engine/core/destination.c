@@ -56,15 +56,31 @@ static struct vb_writer *open_new(const struct vb_policy *policy, const struct v
 	return vb_qcow2_linear_writer_new(&target, &partial, spec, error);
 }
 
-/* O_EXCL without O_CREAT claims a block device against mounts and other claims; for files it says nothing. */
+/* Claims a block device against mounts and other claims: O_EXCL without O_CREAT, by the name in the folder that the policy allowed. */
+static int claim_device(struct vb_file *file, struct vb_error *error)
+{
+	struct stat status;
+	int fd = vb_sys->openat(file->folder_fd, file->name, O_RDWR | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0);
+
+	if (fd < 0)
+		return vb_fail(error, VB_ERROR_SYSTEM, errno, file->path, -1, "Cannot claim the block device");
+	vb_sys->close(file->fd);
+	file->fd = fd;
+	if (vb_sys->fstat(fd, &status))
+		return vb_fail(error, VB_ERROR_SYSTEM, errno, file->path, -1, "Cannot read the block device's status");
+	if (!S_ISBLK(status.st_mode) || status.st_rdev != file->device)
+		return vb_fail(error, VB_ERROR_DENIED, EACCES, file->path, -1, "The block device was replaced while it was opened");
+	return 0;
+}
+
 static int open_existing(const struct vb_policy *policy, const char *path, struct vb_file *file, struct vb_error *error)
 {
 	if (vb_policy_open(policy, path, O_RDWR, 0, file, error))
 		return -1;
-	if (!file->is_block_device)
+	if (!file->is_block_device || claim_device(file, error) == 0)
 		return 0;
 	vb_file_close(file);
-	return vb_policy_open(policy, path, O_RDWR | O_EXCL, 0, file, error);
+	return -1;
 }
 
 static struct vb_writer *open_reused(const struct vb_policy *policy, const struct vb_destination_spec *spec,

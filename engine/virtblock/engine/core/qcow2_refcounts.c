@@ -38,7 +38,7 @@ static uint64_t load_count(const struct vb_refcounts *refcounts, const uint8_t *
 	default: {
 		uint64_t bit = index << refcounts->order;
 
-		return (block[bit / 8] >> (bit % 8)) & count_max(refcounts);
+		return (uint64_t)(block[bit / 8] >> (bit % 8)) & count_max(refcounts);
 	}
 	}
 }
