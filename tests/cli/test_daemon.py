@@ -153,8 +153,9 @@ def test_domains_and_disks_are_shown(shell: Shell, image: Path) -> None:
     listed = shell("list", "--all")
     assert listed.stdout == " Id   Name    State\n------------------------\n -    guest   shut off\n\n"
     assert shell("list").stdout == " Id   Name   State\n--------------------\n\n"
-    xml = shell("dumpxml", "guest").stdout
-    assert f"<source file='{image}'" in xml
+    dumped = shell("dumpxml", "guest")
+    xml = dumped.stdout
+    assert f"<source file='{image}'" in xml, dumped.stderr
     assert xml.endswith("</domain>\n\n")
     assert shell("-q", "list", "--all", "--uuid").stdout == f"{UUID}\n"
     assert shell("dumpxml", UUID).stdout == xml
