@@ -99,7 +99,7 @@ def test_limit_holds(start: Callable[..., Running]) -> None:
     running = start(bandwidth_bytes_per_s=16 * MIB)
     assert running.join() is None
     seconds = running.copy.progress().elapsed_ns / 1e9
-    assert 1.5 < seconds < 3.0
+    assert 1.5 < seconds < 6.0
 
 
 def test_limit_changes_while_running(start: Callable[..., Running]) -> None:
@@ -110,7 +110,7 @@ def test_limit_changes_while_running(start: Callable[..., Running]) -> None:
     running.copy.set_bandwidth(0)
     began_s = time.monotonic()
     assert running.join() is None
-    assert time.monotonic() - began_s < 5
+    assert time.monotonic() - began_s < 10
     assert running.copy.progress().bandwidth_bytes_per_s == 0
 
 
@@ -175,7 +175,7 @@ def test_cancel(
     began_s = time.monotonic()
     running.copy.cancel()
     error = running.join()
-    assert time.monotonic() - began_s < 1.0
+    assert time.monotonic() - began_s < 3.0
     assert isinstance(error, EngineError)
     assert error.kind == "cancelled"
     progress = running.copy.progress()

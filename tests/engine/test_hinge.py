@@ -258,6 +258,19 @@ def test_compare(disk: Path, tmp_path: Path) -> None:
         assert caught.value.kind == "size"
 
 
+def test_compare_with_padding(disk: Path, tmp_path: Path) -> None:
+    """A longer disk is the same if the rest of it is zeros, whichever side it is on, and differs there if not."""
+    longer = tmp_path / "longer.raw"
+    longer.write_bytes(disk.read_bytes() + bytes(512))
+    with Chain([(str(disk), "raw")], ANY_PATH) as left:
+        with Chain([(str(longer), "raw")], ANY_PATH) as right:
+            assert compare(left, right, pad=True) is None
+            assert compare(right, left, pad=True) is None
+        longer.write_bytes(disk.read_bytes() + bytes(511) + b"!")
+        with Chain([(str(longer), "raw")], ANY_PATH) as right:
+            assert compare(left, right, pad=True) == compare(right, left, pad=True) == 1 * MIB + 511
+
+
 def test_compare_can_be_cancelled(tmp_path: Path) -> None:
     """A flag that is set ends it, before or while it runs."""
     big = noisy_raw(tmp_path / "big.raw", 64 * MIB, [(0, 16 * MIB)])

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -144,5 +145,10 @@ def test_start_loads_little() -> None:
 
 
 def test_help_is_quick() -> None:
-    """A hundred milliseconds is the promise; ten times that is where no machine's load explains it."""
-    subprocess.run(command_line("--help"), capture_output=True, check=True, timeout=1.0)
+    """A hundred milliseconds is the promise; the quickest of five must show it, tripled for a machine under load."""
+    seconds = []
+    for _ in range(5):
+        began_s = time.monotonic()
+        subprocess.run(command_line("--help"), capture_output=True, check=True)
+        seconds.append(time.monotonic() - began_s)
+    assert min(seconds) < 0.3

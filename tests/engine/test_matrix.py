@@ -10,7 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine.sources import KINDS, Source, SourceMaker, copy_image, noisy_raw, own_bytes, reads_same, set_length
+from engine.sources import (
+    ANY_PATH,
+    KINDS,
+    Source,
+    SourceMaker,
+    copy_image,
+    noisy_raw,
+    own_bytes,
+    reads_same,
+    set_length,
+)
+
+from virtblock.engine import Chain, compare
 
 
 @pytest.fixture(params=KINDS)
@@ -89,6 +101,19 @@ def test_raw_source_to_qcow2(kind: str, source_of: SourceMaker, tmp_path: Path, 
     destination = tmp_path / "copy.qcow2"
     copy_image(source.path, source.format, destination, "qcow2")
     judge(source, destination, "qcow2")
+
+
+def test_odd_raw_source_to_qcow2(source_of: SourceMaker, tmp_path: Path, qemu_img: Any) -> None:
+    """qcow2 holds whole sectors: the copy is as long as qemu takes the raw disk to be, and ends in zeros."""
+    source = source_of("raw-odd")
+    destination = tmp_path / "copy.qcow2"
+    copy_image(source.path, "raw", destination, "qcow2")
+    qemu_img.check(destination)
+    assert reads_same(qemu_img, source.path, "raw", destination, "qcow2")
+    with Chain([(str(source.path), "raw")], ANY_PATH) as left, Chain([(str(destination), "qcow2")], ANY_PATH) as right:
+        assert right.size_bytes == -(-left.size_bytes // 512) * 512
+        assert right.read(0, left.size_bytes) == source.path.read_bytes()
+        assert compare(left, right, pad=True) is None
 
 
 def test_shallow(source: Source, tmp_path: Path, judge: Any, qemu_img: Any) -> None:

@@ -218,8 +218,12 @@ class CancelFlag:
     def set(self) -> None:
         """Lets the call that was given this flag end soon, with EngineError `cancelled`."""
 
-def compare(left: Chain, right: Chain, cancel: CancelFlag | None = None) -> int | None:
-    """Offset of the first byte in which two disks of one size differ; None when they read the same."""
+def compare(left: Chain, right: Chain, cancel: CancelFlag | None = None, *, pad: bool = False) -> int | None:
+    """Offset of the first byte in which two disks differ; None when they read the same.
+
+    Different sizes are an EngineError `size`, unless `pad` lets the shorter disk go on in zeros: qcow2 holds whole
+    sectors only, so a copy of a raw disk of odd length is longer.
+    """
 
 @final
 class Bitmap:

@@ -318,8 +318,8 @@ cdef class CancelFlag:
         self._is_set = True
 
 
-def compare(Chain left not None, Chain right not None, CancelFlag cancel=None):
-    """Offset of the first byte in which two disks of one size differ; None when they read the same."""
+def compare(Chain left not None, Chain right not None, CancelFlag cancel=None, *, bint pad=False):
+    """Offset of the first byte in which two disks differ; None when they read the same."""
     cdef const vb_chain *c_left = left._enter()
     cdef const vb_chain *c_right
     try:
@@ -333,7 +333,7 @@ def compare(Chain left not None, Chain right not None, CancelFlag cancel=None):
     cdef vb_error error
     memset(&error, 0, sizeof(error))
     with nogil:
-        status = vb_compare(c_left, c_right, False, &offset, cancelled, &error)
+        status = vb_compare(c_left, c_right, pad, &offset, cancelled, &error)
     left._leave()
     right._leave()
     if status < 0:

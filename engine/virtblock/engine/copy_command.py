@@ -212,7 +212,7 @@ def _verify(request: Request, source: Chain, destination_format: ImageFormat, wa
     started_s = time.monotonic()
     try:
         with Chain([(request.destination, destination_format)], PathPolicy(folders)) as destination:
-            difference = _in_thread(lambda: compare(source, destination, flag), flag.set, watch)
+            difference = _in_thread(lambda: compare(source, destination, flag, pad=True), flag.set, watch)
     except EngineError as error:
         if error.kind == "cancelled" and watch.number is not None:
             raise Interrupted(watch.number, is_complete=True) from None
