@@ -69,7 +69,7 @@ def raw_guest(route: Route, qemu_img: Any, tmp_path: Path, make_image: Any, doma
 
 
 @pytest.fixture(params=["chain", "raw"])
-def guest(request: pytest.FixtureRequest) -> Guest:
+def guest(request: pytest.FixtureRequest, route: Route) -> Guest:
     """Each of the two disks."""
     made: Guest = request.getfixturevalue(f"{request.param}_guest")
     return made

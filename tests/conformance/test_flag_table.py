@@ -243,14 +243,24 @@ def test_copy_dev_to_a_loop_device(guest: Guest, flags: int) -> None:
         assert disk is not None and disk.get("type") == "block"
 
 
+@pytest.mark.parametrize("flags", [COPY, COPY | COPY_DEV])
+def test_copy_to_a_loop_device_keeps_the_format(chain_guest: Guest, flags: int) -> None:
+    """Without RAW and without REUSE_EXT the device is formatted as the source is, as libvirt does."""
+    backing = chain_guest.folder / "device.img"
+    backing.write_bytes(b"\x66" * (2 * chain_guest.size_bytes))
+    with loop_device(backing) as device:
+        chain_guest.destination = device
+        chain_guest.copy_and_pivot(flags)
+        chain_guest.assert_result("qcow2")
+
+
 @pytest.mark.parametrize("holds", ["raw", "qcow2"])
-def test_format_of_a_loop_device_is_probed(chain_guest: Guest, holds: str) -> None:
-    """libvirt takes a block device as reused whatever the flags say, so without RAW its content gives the format."""
+def test_copy_reuse_ext_probes_a_loop_device(chain_guest: Guest, holds: str) -> None:
     backing = chain_guest.folder / "device.img"
     backing.write_bytes(b"\x66" * (chain_guest.size_bytes if holds == "raw" else 2 * chain_guest.size_bytes))
     with loop_device(backing) as device:
         if holds == "qcow2":
             chain_guest.qemu_img.create(device, "qcow2", chain_guest.size_bytes)
         chain_guest.destination = device
-        chain_guest.copy_and_pivot(COPY | COPY_DEV)
+        chain_guest.copy_and_pivot(COPY | REUSE_EXT | COPY_DEV)
         chain_guest.assert_result(holds)

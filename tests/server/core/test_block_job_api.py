@@ -243,7 +243,7 @@ def test_a_map_has_no_cell_below_a_granule(apis: Apis) -> None:
         ((1 << 20) + 1, 4, 4, 5 * 65536),
         (1, 1, 1, 65536),
     ]:
-        apis.core.jobs.set_progress(job_id, JobProgress(end=size_bytes))
+        apis.core.jobs.update(job_id, size_bytes=size_bytes)
         picture = apis.jobs.map(CALLER, job_id, asked)
         assert (picture.size_bytes, picture.cell_bytes, len(picture.cells)) == (size_bytes, cell_bytes, cells)
         assert len(picture.cells) == -(-picture.size_bytes // picture.cell_bytes)
@@ -255,7 +255,7 @@ def test_a_map_has_no_cell_below_a_granule(apis: Apis) -> None:
 async def test_watching_a_map_to_its_end(apis: Apis) -> None:
     """The driver of this test forgets a job's map with its end; the last picture stands, settled when it completed."""
     job_id = _run_job(apis.core, "vda", JobState.RUNNING)
-    apis.core.jobs.set_progress(job_id, JobProgress(end=4 << 20))
+    apis.core.jobs.update(job_id, size_bytes=4 << 20)
     stream = apis.jobs.watch_map(CALLER, job_id, 4, 60.0)
     (first,) = await _take(stream, 1)
     assert first.cells == b"\x03\x01\x01\x01"
@@ -265,6 +265,7 @@ async def test_watching_a_map_to_its_end(apis: Apis) -> None:
     assert (last.job.state, last.cells) == (JobState.COMPLETED, b"\x03\x03\x03\x03")
     with pytest.raises(StopAsyncIteration):
         await anext(stream)
+    assert apis.jobs.map(CALLER, job_id, 4).cells == b"\x03\x03\x03\x03"
     with pytest.raises(VirError, match="interval"):
         await anext(apis.jobs.watch_map(CALLER, job_id, 4, 0.0))
 

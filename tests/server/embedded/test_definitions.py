@@ -162,4 +162,4 @@ def test_the_connection_itself(house):
     assert driver.get_capabilities().startswith("<capabilities>")
     assert driver.get_version() == driver.get_lib_version() == 1000
     assert driver.get_hostname()
-    assert "qcow2" in driver.engine_features()
+    assert "format:qcow2" in driver.engine_features()

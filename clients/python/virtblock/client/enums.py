@@ -290,7 +290,7 @@ class BlockJobState(OpenIntEnum):
     """
 
     UNSPECIFIED = 0
-    """Never in an answer. In a filter it matches nothing."""
+    """Never in an answer. In a filter it is refused with INVALID_ARG."""
     NEW = 1
     """Accepted and recorded; nothing has moved yet."""
     RUNNING = 2

@@ -46,6 +46,8 @@ __all__ = [
 ]
 
 MAP_CELL_COUNT_MAX = 65536
+# The engine's cell states, as the driver Protocol gives them.
+CELL_TODO, CELL_DONE, CELL_FAILED = 1, 3, 6
 MAP_INTERVAL_S_MIN = 0.1
 MAP_INTERVAL_S_MAX = 60.0
 # No cell is smaller than a dirty granule: it would show nothing more.
@@ -107,9 +109,12 @@ class BlockJobApi:
         job = self.get(caller, job_id)
         driver = self._connections.resolve(job.connection_uri)
         require(driver, "block_job_map", "WatchBlockMap")
-        size_bytes = max(job.progress.end, 1)
+        size_bytes = max(job.size_bytes, 1)
         cell_bytes = _round_up(-(-size_bytes // cell_count), MAP_CELL_BYTES_STEP)
-        cells = driver.block_job_map(job_id, -(-size_bytes // cell_bytes))
+        cell_count = -(-size_bytes // cell_bytes)
+        if job.state.is_final or job.state is JobState.NEW:
+            return MapPicture(job, size_bytes, cell_bytes, bytes([_still_cell(job)]) * cell_count)
+        cells = driver.block_job_map(job_id, cell_count)
         return MapPicture(self._jobs.get(job_id), size_bytes, cell_bytes, cells)
 
     async def wait(
@@ -196,19 +201,24 @@ class BlockJobApi:
             await wakeup.wait(left_s)
 
     def _next_picture(self, caller: Caller, last: MapPicture, cell_count: int) -> MapPicture:
-        """The job's picture now. A driver may hold none any more when the job has ended: then the last one stands."""
+        """The job's picture now. When the job has ended the last one stands, settled when it completed."""
+        refusal: VirError | None = None
+        picture = last
         try:
-            return self.map(caller, last.job.job_id, cell_count)
-        except VirError:
-            job = self._jobs.get(last.job.job_id)
-            if not job.state.is_final:
-                raise
+            picture = self.map(caller, last.job.job_id, cell_count)
+        except VirError as error:  # the job may have ended just now
+            refusal = error
+        job = self._jobs.get(last.job.job_id)
+        if job.state.is_final:
             is_completed = job.state is JobState.COMPLETED
             return replace(last, job=job, cells=last.cells.translate(_COMPLETED_CELLS) if is_completed else last.cells)
+        if refusal is not None:
+            raise refusal
+        return picture
 
     def _to_steer(self, caller: Caller, job_id: str, method: str, call: str) -> tuple[BlockJob, Driver]:
-        job = self.get(caller, job_id)
         refuse_read_only(caller, call)
+        job = self.get(caller, job_id)
         if job.state not in (JobState.NEW, JobState.RUNNING, JobState.READY):
             detail = f"block job '{job_id}' is {job.state.value}"
             raise report(ErrorNumber.OPERATION_INVALID, detail, domain=ErrorDomain.DOMAIN)
@@ -221,6 +231,13 @@ class BlockJobApi:
             raise _invalid(f"the domain's connection_uri is not '{connection_uri}'")
         chosen = replace(selector, connection_uri=connection_uri)
         return self._lookup.select(chosen, "virConnectDomainEventRegisterAny")[1].uuid
+
+
+def _still_cell(job: BlockJob) -> int:
+    """What every cell of a job is that has not begun, or has ended and left no picture."""
+    if job.ready_time_s or job.state is JobState.COMPLETED:
+        return CELL_DONE
+    return CELL_FAILED if job.state is JobState.FAILED else CELL_TODO
 
 
 def _invalid(detail: str) -> VirError:

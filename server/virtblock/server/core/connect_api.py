@@ -94,7 +94,8 @@ class ConnectApi:
     def describe_connection(self, uri: str) -> ConnectionDescription:
         """What works on one connection, read from its driver's class."""
         driver = self._connections.resolve(uri)
-        methods = tuple(name for name in _driver_methods() if offers(driver, name))
+        refusals: frozenset[str] = getattr(driver, "refusals", frozenset())
+        methods = tuple(name for name in _driver_methods() if offers(driver, name) and name not in refusals)
         masks: dict[str, int] = getattr(driver, "flag_masks", {})
         return ConnectionDescription(
             uri=driver.uri,

@@ -20,8 +20,7 @@ _PROTOCOLS = frozenset({ConnectOps, DomainOps, BlockJobOps, Driver, Protocol, ob
 class Connections:
     """The drivers, each with `uri` and any subset of the methods of `driver.Driver`.
 
-    A driver's class may also have `flag_masks: dict[str, int]`: for each of its methods with flags, the bits it
-    accepts.
+    Its class may also have `flag_masks` and `refusals` (see `driver.Driver`).
     """
 
     def __init__(self, drivers: Sequence[object]) -> None:

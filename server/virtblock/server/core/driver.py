@@ -108,7 +108,10 @@ class BlockJobOps(Protocol):
     def block_job_pause(self, job_id: str) -> None: ...
     def block_job_resume(self, job_id: str) -> None: ...
     def block_job_map(self, job_id: str, cell_count: int) -> bytes:
-        """One engine cell state per cell (1 to do, 2 copying, 3 done, 4 zero, 5 dirty again, 6 failed)."""
+        """One engine cell state per cell (1 to do, 2 copying, 3 done, 4 zero, 5 dirty again, 6 failed).
+
+        Asked only of jobs that have not ended.
+        """
 
 
 class JobOrigin(Protocol):
@@ -126,5 +129,6 @@ class Driver(ConnectOps, DomainOps, BlockJobOps, Protocol):
     """A whole driver. Real ones define any subset, and should not inherit from this.
 
     Beside the methods a driver's class has `flag_masks: dict[str, int]`: for each of its methods with flags, the bits
-    that it accepts. That and the methods are what GetCapabilities tells.
+    that it accepts; and `refusals: frozenset[str]`: methods that are there only to refuse in libvirt's words, which are
+    no offer. That is what GetCapabilities tells.
     """

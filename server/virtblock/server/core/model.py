@@ -99,7 +99,11 @@ class DiskImage:
 
 @dataclass(frozen=True)
 class Disk:
-    """One disk of a domain. `chain` starts with the active image; it is empty for an empty drive."""
+    """One disk of a domain. `chain` starts with the active image; it is empty for an empty drive.
+
+    `capacity_bytes` is the length that a guest sees, -1 when it is not known; `chain_error` says why the chain could
+    not be read to its end.
+    """
 
     target: str
     device: str = "disk"
@@ -109,6 +113,8 @@ class Disk:
     is_shareable: bool = False
     is_transient: bool = False
     chain: tuple[DiskImage, ...] = ()
+    capacity_bytes: int = -1
+    chain_error: JobError | None = None
 
 
 @dataclass(frozen=True)
@@ -181,7 +187,11 @@ class JobProgress:
 
 @dataclass(frozen=True)
 class BlockJob:
-    """One block job's record, kept after its end. `details` holds what only the owning driver reads (JSON values)."""
+    """One block job's record, kept after its end. `details` holds what only the owning driver reads (JSON values).
+
+    `size_bytes` is the disk's length, 0 before it is known. What the record says of its domain is as of the job's last
+    state; the defaults are those of a shut-off one.
+    """
 
     job_id: str
     connection_uri: str
@@ -208,6 +218,11 @@ class BlockJob:
     ready_time_s: float = 0.0
     end_time_s: float = 0.0
     digest: str = ""
+    size_bytes: int = 0
+    domain_id: int = -1
+    is_domain_persistent: bool = True
+    is_domain_active: bool = False
+    domain_state: int = 5
     details: dict[str, Any] = field(default_factory=dict)
 
     def with_changes(self, **changes: Any) -> BlockJob:

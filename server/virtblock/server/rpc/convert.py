@@ -147,7 +147,7 @@ def domain_message(domain: model.Domain) -> common_pb2.Domain:
 
 
 def disk_message(disk: model.Disk) -> domain_block_pb2.Disk:
-    """A disk with its backing chain. The length a guest sees is not part of the record: -1, not known."""
+    """A disk with its backing chain."""
     top = disk.chain[0] if disk.chain else model.DiskImage("", "")
     return domain_block_pb2.Disk(
         target=disk.target,
@@ -157,11 +157,12 @@ def disk_message(disk: model.Disk) -> domain_block_pb2.Disk:
         readonly=disk.is_read_only,
         device=disk.device,
         bus=disk.bus,
-        capacity_bytes=-1,
+        capacity_bytes=disk.capacity_bytes,
         backing_chain=[
             domain_block_pb2.ChainImage(path=wire_text(image.path), format=image.format, index=index)
             for index, image in enumerate(disk.chain[1:], start=1)
         ],
+        chain_error=job_error_message(disk.chain_error) if disk.chain_error is not None else None,
     )
 
 
@@ -176,7 +177,7 @@ def block_job_info_message(info: model.BlockJobInfo | None) -> domain_block_pb2.
 
 
 def job_message(job: model.BlockJob) -> block_job_pb2.BlockJob:
-    """A job's whole record. Of the domain it holds the identity; look it up for its present state."""
+    """A job's whole record."""
     progress = job.progress
     return block_job_pb2.BlockJob(
         job_id=job.job_id,
@@ -305,7 +306,13 @@ def _progress_message(item: JobProgressed) -> block_job_service_pb2.BlockJobProg
 
 def _job_domain(job: model.BlockJob) -> common_pb2.Domain:
     return common_pb2.Domain(
-        connection_uri=job.connection_uri, name=wire_text(job.domain_name), uuid=job.domain_uuid, id=-1
+        connection_uri=job.connection_uri,
+        name=wire_text(job.domain_name),
+        uuid=job.domain_uuid,
+        id=job.domain_id,
+        persistent=job.is_domain_persistent,
+        active=job.is_domain_active,
+        state=enums.DomainState.ValueType(job.domain_state),
     )
 
 

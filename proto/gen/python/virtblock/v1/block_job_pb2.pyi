@@ -32,7 +32,7 @@ class _BlockJobState:
 class _BlockJobStateEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_BlockJobState.ValueType], builtins.type):
     DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
     BLOCK_JOB_STATE_UNSPECIFIED: _BlockJobState.ValueType  # 0
-    """Never in an answer. In a filter it matches nothing."""
+    """Never in an answer. In a filter it is refused with INVALID_ARG."""
     BLOCK_JOB_STATE_NEW: _BlockJobState.ValueType  # 1
     """Accepted and recorded; nothing has moved yet."""
     BLOCK_JOB_STATE_RUNNING: _BlockJobState.ValueType  # 2
@@ -56,7 +56,7 @@ class BlockJobState(_BlockJobState, metaclass=_BlockJobStateEnumTypeWrapper):
     """
 
 BLOCK_JOB_STATE_UNSPECIFIED: BlockJobState.ValueType  # 0
-"""Never in an answer. In a filter it matches nothing."""
+"""Never in an answer. In a filter it is refused with INVALID_ARG."""
 BLOCK_JOB_STATE_NEW: BlockJobState.ValueType  # 1
 """Accepted and recorded; nothing has moved yet."""
 BLOCK_JOB_STATE_RUNNING: BlockJobState.ValueType  # 2

@@ -97,7 +97,8 @@ class CopyJob:
         """RUNNING, and the thread goes. When an abort came while the images were opened: CANCELED and 78."""
         with self._lock:
             self._require_no_wish()
-            changes: dict[str, Any] = {"details": self._details()}
+            assert self._chain is not None
+            changes: dict[str, Any] = {"details": self._details(), "size_bytes": self._chain.size_bytes}
             if is_restarted:
                 changes |= {"is_restarted": True, "progress": JobProgress()}
             reason = RESTARTED_REASON if is_restarted else ""
@@ -120,8 +121,13 @@ class CopyJob:
             self._go(self._wait_for_end)
 
     def fail(self, error: VirError, *, status: BlockJobStatus | None = None) -> None:
-        """FAILED with this reason; an abort that came first makes it CANCELED. `status`: libvirt's event, if any."""
+        """FAILED with this reason; an abort that came first makes it CANCELED, and an end that was recorded stays.
+
+        `status`: libvirt's event, if any.
+        """
         with self._lock:
+            if self.ended.is_set():
+                return
             if self._wish is Wish.ABORT:
                 self._finish_canceled()
                 return
@@ -420,7 +426,9 @@ class CopyJob:
         assert self._copy is not None
         figures = self._copy.progress()
         remaining_bytes = max(figures.total_bytes - figures.moved_bytes, 0)
-        cur, end = libvirt_progress(figures.total_bytes, remaining_bytes, is_ready=is_ready)
+        # libvirt counts holes as work of a full copy; of a shallow one, what the top image holds.
+        work_bytes = figures.size_bytes if self.spec.mode == "full" and figures.total_bytes else figures.total_bytes
+        cur, end = libvirt_progress(work_bytes, remaining_bytes, is_ready=is_ready)
         rate_bytes_per_s = 0 if is_ready else self._rate(figures.moved_bytes)
         is_known = rate_bytes_per_s > 0 and figures.total_bytes > 0
         return JobProgress(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from virtblock.engine import EngineError, ImageInfo, inspect
 from virtblock.server.core.errors import ErrorNumber, VirError, report
+from virtblock.server.core.jobs import job_error
 from virtblock.server.core.model import BlockInfo, Disk, DiskImage
 from virtblock.server.drivers.embedded.context import Context
 from virtblock.server.drivers.embedded.disk_xml import COPIED_FORMATS, DiskDefinition, ImageSource
@@ -118,9 +119,14 @@ def list_disks(context: Context, definition: Definition) -> list[Disk]:
 
 def _listed(context: Context, disk: DiskDefinition) -> Disk:
     images = (disk.source, *disk.backing) if disk.source is not None else ()
-    backing = readable_backing(context, disk)
-    if backing is not None and disk.source is not None:
-        images = (disk.source, *backing)
+    layers: tuple[ImageInfo, ...] = ()
+    chain_error = None
+    if disk.source is not None and all(image.can_be_copied for image in images):
+        try:
+            layers = read_chain(context, disk)
+            images = (disk.source, *backing_sources(layers))
+        except EngineError as error:
+            chain_error = job_error(_unreadable(context, disk.source, error))
     return Disk(
         target=disk.target,
         device=disk.device,
@@ -130,6 +136,8 @@ def _listed(context: Context, disk: DiskDefinition) -> Disk:
         is_shareable=disk.is_shareable,
         is_transient=disk.is_transient,
         chain=tuple(DiskImage(image.path or "", image.format) for image in images),
+        capacity_bytes=layers[0].virtual_size_bytes if layers else -1,
+        chain_error=chain_error,
     )
 
 

@@ -64,6 +64,20 @@ class EmbeddedDriver:
         "domain_block_job_set_speed": block_jobs.SPEED_FLAGS,
     }
 
+    # There is no hypervisor: these check what libvirt checks, and then refuse.
+    refusals: ClassVar[frozenset[str]] = frozenset(
+        {
+            "domain_create",
+            "domain_destroy",
+            "domain_shutdown",
+            "domain_suspend",
+            "domain_resume",
+            "domain_save",
+            "domain_managed_save",
+            "domain_revert_to_snapshot",
+        }
+    )
+
     def __init__(
         self,
         store: Store,
@@ -96,15 +110,18 @@ class EmbeddedDriver:
     def engine_features(self) -> Sequence[str]:
         """What the engine reads and writes."""
         return (
-            "raw",
-            "qcow2",
-            "zlib",
-            "zstd",
-            "backing-chain",
+            "format:raw",
+            "format:qcow2",
+            "compressed-source:zlib",
+            "compressed-source:zstd",
+            "event:0",
+            "event:8",
+            "event:16",
+            "offline-copy",
             "shallow",
             "reuse",
-            "bandwidth",
             "pause",
+            "map",
             "image-locks",
         )
 
