@@ -250,10 +250,14 @@ def test_info_and_speed(house, domain, slow, chain, name):
     assert driver.domain_get_block_job_info(domain, disk, 0).bandwidth == 3
 
 
-def test_empty_disk_is_one_of_one(house, make_image, tmp_path):
-    domain = house.define(disk_xml(make_image(tmp_path / "e.qcow2", "qcow2", MIB)))
+def test_holes_are_work_of_a_full_copy_and_nothing_to_do_is_one_of_one(house, make_image, tmp_path):
+    base = make_image(tmp_path / "e.qcow2", "qcow2", MIB)
+    top = make_image(tmp_path / "t.qcow2", "qcow2", backing=base, backing_format="qcow2")
+    domain = house.define(disk_xml(base), disk_xml(top, target="vdb"))
     house.copied(domain, tmp_path / "copy.qcow2")
-    assert house.driver.domain_get_block_job_info(domain, "vda", 0) == BlockJobInfo(2, 0, 1, 1)
+    assert house.driver.domain_get_block_job_info(domain, "vda", 0) == BlockJobInfo(2, 0, MIB, MIB)
+    house.copied(domain, tmp_path / "copy2.qcow2", COPY | SHALLOW, disk="vdb")
+    assert house.driver.domain_get_block_job_info(domain, "vdb", 0) == BlockJobInfo(2, 0, 1, 1)
 
 
 def test_pause_holds_and_resume_goes_on(house, domain, slow, refused):

@@ -192,10 +192,14 @@ class BlockJobs:
             copy_job = self._begin(definition, disk, spec, request)
         try:
             copy_job.open_images(request.bandwidth_bytes_per_s, lambda chain: self._check_space(disk, spec, chain))
+            copy_job.start()
         except VirError as error:
             copy_job.fail(error)
             raise
-        copy_job.start()
+        except Exception as error:
+            # A bug, but the disk must not stay taken by a job that nobody runs.
+            copy_job.fail(report(ErrorNumber.INTERNAL_ERROR, f"copy of disk '{disk.target}' broke: {error}"))
+            raise
         return copy_job.job_id
 
     def _decide(self, definition: Definition, disk: DiskDefinition, request: CopyRequest) -> CopySpec:

@@ -306,8 +306,7 @@ class CopyJob:
 
     def _announce_ready(self) -> None:
         details = {**self._details(), "destination_file": file_identity(self.spec.destination_path)}
-        # The figures of a copy that an earlier process made are not known: libvirt's 1/1.
-        progress = self._figures(is_ready=True) if self._copy is not None else JobProgress(cur=1, end=1)
+        progress = self._figures(is_ready=True) if self._copy is not None else self._unknown_figures()
         self.context.jobs.transition(
             self.job_id,
             JobState.READY,
@@ -427,7 +426,8 @@ class CopyJob:
         figures = self._copy.progress()
         remaining_bytes = max(figures.total_bytes - figures.moved_bytes, 0)
         # libvirt counts holes as work of a full copy; of a shallow one, what the top image holds.
-        work_bytes = figures.size_bytes if self.spec.mode == "full" and figures.total_bytes else figures.total_bytes
+        is_whole_disk = self.spec.mode == "full" and (is_ready or figures.total_bytes > 0)
+        work_bytes = figures.size_bytes if is_whole_disk else figures.total_bytes
         cur, end = libvirt_progress(work_bytes, remaining_bytes, is_ready=is_ready)
         rate_bytes_per_s = 0 if is_ready else self._rate(figures.moved_bytes)
         is_known = rate_bytes_per_s > 0 and figures.total_bytes > 0
@@ -441,6 +441,13 @@ class CopyJob:
             rate_bytes_per_s=rate_bytes_per_s,
             eta_s=0 if is_ready else -(-remaining_bytes // rate_bytes_per_s) if is_known else -1,
         )
+
+    def _unknown_figures(self) -> JobProgress:
+        """Of a copy that an earlier process finished without saying so."""
+        assert self._chain is not None
+        work_bytes = self._chain.size_bytes if self.spec.mode == "full" else 0
+        cur, end = libvirt_progress(work_bytes, 0, is_ready=True)
+        return JobProgress(cur=cur, end=end, eta_s=0)
 
     def _rate(self, moved_bytes: int) -> int:
         """Bytes per second over the last seconds."""

@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Jobs over restarts: parked, killed, and with files that changed meanwhile."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+from server.embedded.house import disk_xml
+
+from virtblock.server.core.model import JobState
+
+MIB = 1024 * 1024
+COPY, SHALLOW, REUSE = 8, 1, 2
+PIVOT = 2
+
+
+@pytest.fixture
+def chain(make_chain):
+    return make_chain()
+
+
+@pytest.fixture
+def domain(house, chain):
+    return house.define(disk_xml(chain.top))
+
+
+def test_running_copy_begins_anew(house, domain, chain, qemu_img, tmp_path):
+    destination = tmp_path / "copy.qcow2"
+    job_id = house.rebase(domain, destination, bandwidth=1)
+    house.restart()
+    job = house.jobs.get(job_id)
+    assert (job.state, job.is_restarted, job.bandwidth_bytes_per_s) == (JobState.RUNNING, True, MIB)
+    assert "began anew" in job.reason
+    house.driver.domain_block_job_set_speed(domain, "vda", 0, 0)
+    house.wait_ready(job_id)
+    house.driver.domain_block_job_abort(domain, "vda", PIVOT)
+    assert qemu_img.is_same(destination, "qcow2", chain.top, "qcow2")
+    assert not list(tmp_path.glob("*partial*"))
+    assert [status for _, _, _, status in house.block_events()] == [3, 3, 0, 0]
+
+
+def test_paused_copy_stays_paused(house, domain, tmp_path):
+    job_id = house.rebase(domain, tmp_path / "copy.qcow2", bandwidth=1)
+    house.driver.block_job_pause(job_id)
+    house.restart()
+    assert house.jobs.get(job_id).paused
+    house.driver.domain_block_job_set_speed(domain, "vda", 0, 0)
+    house.driver.block_job_resume(job_id)
+    house.wait_ready(job_id)
+
+
+def test_reused_destination_begins_anew(house, domain, chain, qemu_img, tmp_path):
+    destination = qemu_img.create(tmp_path / "there.qcow2", "qcow2", chain.size_bytes)
+    job_id = house.rebase(domain, destination, COPY | REUSE, bandwidth=1)
+    house.restart()
+    house.driver.domain_block_job_set_speed(domain, "vda", 0, 0)
+    house.wait_ready(job_id)
+    house.driver.domain_block_job_abort(domain, "vda", 0)
+    assert qemu_img.is_same(destination, "qcow2", chain.top, "qcow2")
+
+
+@pytest.mark.parametrize(("flags", "state"), [(PIVOT, JobState.COMPLETED), (0, JobState.CANCELED)])
+def test_ready_is_ready_again(house, domain, chain, qemu_img, tmp_path, flags, state):
+    destination = tmp_path / "copy.qcow2"
+    job_id = house.copied(domain, destination)
+    before = house.jobs.get(job_id)
+    house.restart()
+    assert house.jobs.get(job_id) == before
+    assert house.disk(domain).find("mirror").get("ready") == "yes"
+    info = house.driver.domain_get_block_job_info(domain, "vda", 0)
+    assert info.cur == info.end
+    assert set(house.driver.block_job_map(job_id, 16)) == {3}
+    # Nobody writes to the source of a READY copy.
+    done = qemu_img("resize", "-f", "qcow2", chain.top, "+1M", check=False)
+    assert "lock" in done.stderr
+    house.driver.domain_block_job_abort(domain, "vda", flags)
+    assert house.jobs.get(job_id).state is state
+    assert qemu_img.is_same(destination, "qcow2", chain.top, "qcow2")
+
+
+def change_source(chain, destination):
+    with chain.base.open("r+b") as file:
+        file.seek(0, os.SEEK_END)
+        file.write(b"\0" * 512)
+    return str(chain.base), "was changed while the server was down"
+
+
+def replace_destination(chain, destination):
+    shutil.copy(destination, f"{destination}.2")
+    os.rename(f"{destination}.2", destination)
+    return str(destination), "is not the file that it was"
+
+
+def remove_destination(chain, destination):
+    destination.unlink()
+    return str(destination), "is not the file that it was"
+
+
+@pytest.mark.parametrize("harm", [change_source, replace_destination, remove_destination])
+def test_ready_with_other_files_fails(house, domain, chain, tmp_path, harm):
+    destination = tmp_path / "copy.qcow2"
+    job_id = house.copied(domain, destination)
+    house.stop()
+    place, reason = harm(chain, destination)
+    house.start()
+    job = house.jobs.get(job_id)
+    assert (job.state, job.error.number) == (JobState.FAILED, 9)
+    assert place in job.reason
+    assert reason in job.reason
+    assert house.block_events()[2:] == [(8, str(chain.top), 2, 1), (16, "vda", 2, 1)]
+    assert house.disk(domain, flags=2).find("source").get("file") == str(chain.top)
+    house.copied(domain, tmp_path / "next.qcow2")
+
+
+def test_running_whose_source_is_gone_fails(house, domain, chain, tmp_path):
+    job_id = house.rebase(domain, tmp_path / "copy.qcow2", bandwidth=1)
+    house.stop()
+    chain.base.unlink()
+    house.start()
+    job = house.jobs.get(job_id)
+    assert (job.state, job.error.number) == (JobState.FAILED, 38)
+    assert str(chain.base) in job.reason
+
+
+def test_new_job_of_a_killed_process_fails(house, domain, tmp_path, monkeypatch):
+    def dies(self, *_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("virtblock.server.drivers.embedded.copy_job.CopyJob.open_images", dies)
+    with pytest.raises(KeyboardInterrupt):
+        house.rebase(domain, tmp_path / "copy.qcow2")
+    monkeypatch.undo()
+    (job,) = house.jobs.list_active()
+    assert job.state is JobState.NEW
+    house.restart()
+    job = house.jobs.get(job.job_id)
+    assert (job.state, job.reason) == (
+        JobState.FAILED,
+        "operation failed: the server stopped before the copy began",
+    )
+    assert house.block_events() == []
+    house.copied(domain, tmp_path / "copy.qcow2")
+
+
+def test_abort_that_a_killed_process_had_promised(house, domain, chain, tmp_path):
+    job_id = house.rebase(domain, tmp_path / "copy.qcow2", bandwidth=1)
+    house.driver.close()
+    house.jobs.transition(job_id, JobState.ABORTING)
+    house.store.close()
+    house.start()
+    assert house.jobs.get(job_id).state is JobState.CANCELED
+    assert house.block_events() == [(8, str(chain.top), 2, 2), (16, "vda", 2, 2)]
+
+
+def test_pivot_that_a_killed_process_had_promised(house, domain, chain, tmp_path):
+    destination = tmp_path / "copy.qcow2"
+    job_id = house.copied(domain, destination)
+    house.driver.close()
+    house.jobs.transition(job_id, JobState.PIVOTING)
+    house.store.close()
+    house.start()
+    assert house.jobs.get(job_id).state is JobState.COMPLETED
+    assert house.disk(domain, flags=2).find("source").get("file") == str(destination)
+    assert house.block_events()[2:] == [(8, str(destination), 2, 0), (16, "vda", 2, 0)]
+    house.restart()
+    assert house.jobs.get(job_id).state is JobState.COMPLETED
+
+
+def test_published_before_it_could_be_said(house, domain, chain, qemu_img, tmp_path, monkeypatch):
+    """Killed between the destination's last rename and the record of READY: it is READY, not copied again."""
+    destination = tmp_path / "copy.qcow2"
+
+    def dies(self):
+        raise SystemError("killed")
+
+    monkeypatch.setattr("virtblock.server.drivers.embedded.copy_job.CopyJob._announce_ready", dies)
+    job_id = house.rebase(domain, destination)
+    house.driver._copies.find(job_id).ended.wait(20)
+    monkeypatch.undo()
+    assert house.jobs.get(job_id).state is JobState.RUNNING
+    inode = destination.stat().st_ino
+    house.restart()
+    job = house.jobs.get(job_id)
+    assert (job.state, job.is_restarted, job.progress.cur) == (JobState.READY, False, job.progress.end)
+    assert destination.stat().st_ino == inode
+    house.driver.domain_block_job_abort(domain, "vda", PIVOT)
+    assert qemu_img.is_same(destination, "qcow2", chain.top, "qcow2")
+
+
+def test_partial_file_of_a_killed_process_is_removed(house, domain, tmp_path):
+    """Found by its inode, so that nobody else's file of that name is lost."""
+    destination = tmp_path / "copy.qcow2"
+    job_id = house.rebase(domain, destination, bandwidth=1)
+    partial = tmp_path / "copy.qcow2.virtblock-partial"
+    keep = tmp_path / "keep"
+    os.link(partial, keep)
+    house.driver.close()
+    os.rename(keep, partial)  # close removed it, a kill would not have
+    house.jobs.transition(job_id, JobState.ABORTING)
+    house.store.close()
+    house.start()
+    assert house.jobs.get(job_id).state is JobState.CANCELED
+    assert not partial.exists()
+    partial.write_bytes(b"not ours")
+    job_id = house.rebase(domain, tmp_path / "next.qcow2", bandwidth=1)
+    house.restart()
+    assert partial.read_bytes() == b"not ours"
+
+
+def test_record_that_cannot_be_read_fails_and_stops_nothing(house, domain, tmp_path):
+    broken = house.rebase(domain, tmp_path / "copy.qcow2", bandwidth=1)
+    house.driver.close()
+    house.jobs.update(broken, details={})
+    house.store.close()
+    house.start()
+    assert house.jobs.get(broken).state is JobState.FAILED
+    house.copied(domain, tmp_path / "next.qcow2")
+
+
+def test_closed_driver_takes_no_new_job(house, domain, tmp_path, refused):
+    house.driver.close()
+    refused((78, 10, "operation aborted: the server is stopping"), house.rebase, domain, tmp_path / "copy.qcow2")
+    assert not (tmp_path / "copy.qcow2").exists()
