@@ -117,8 +117,12 @@ class BlockJobWait:
         return ended or job
 
     def _show(self, reading: BlockJob | BlockJobProgress) -> None:
-        if self._display is not None:
-            self._display.show(reading.cur, reading.end, reading.rate_bytes_per_s, reading.eta_s)
+        if self._display is None:
+            return
+        cur, end = reading.cur, reading.end
+        if self._display.counts_data and reading.remaining_bytes > 0 and reading.copied_bytes >= 0:
+            cur, end = reading.copied_bytes, reading.copied_bytes + reading.remaining_bytes
+        self._display.show(cur, end, reading.rate_bytes_per_s, reading.eta_s)
 
 
 def failure_of(job: BlockJob) -> CommandError:

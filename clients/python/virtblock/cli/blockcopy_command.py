@@ -193,6 +193,8 @@ def _display(output: Output) -> Display:
 class _JsonProgress:
     """Progress for a program: one JSON value a line on standard output."""
 
+    counts_data = False
+
     def __init__(self, output: Output) -> None:
         self._output = output
         self._shown: tuple[int, int] | None = None

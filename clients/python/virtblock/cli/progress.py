@@ -24,7 +24,13 @@ _FULL = "█"
 
 
 class Display(Protocol):
-    """Shows readings of one job."""
+    """Shows readings of one job.
+
+    `counts_data`: readings are bytes of data, moved and all, where the server tells them; else libvirt's cur and end,
+    in which a sparse disk's holes are work done at once.
+    """
+
+    counts_data: bool
 
     def show(self, cur: int, end: int, rate_bytes_per_s: int, eta_s: int) -> None:
         """A reading. Rate 0: not told; time left -1: not known."""
@@ -52,6 +58,8 @@ def percent_line(label: str, percent: int) -> str:
 
 class PercentLine:
     """virsh's own form, for logs and programs that read it."""
+
+    counts_data = False
 
     def __init__(self, stream: TextIO, label: str) -> None:
         self._stream = stream
@@ -82,6 +90,8 @@ class PercentLine:
 
 class Bar:
     """One line that redraws itself: `Block Copy: [███████▌    ] 61 %  412 MiB/s  ETA 0:12`."""
+
+    counts_data = True
 
     def __init__(self, stream: TextIO, label: str, *, columns: int | None = None) -> None:
         self._stream = stream
