@@ -9,6 +9,7 @@ fails ends the demonstration with its error; the temporary folder goes in any ca
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import random
 import shutil
@@ -78,21 +79,24 @@ class Demo:
         self.policy = PathPolicy([str(self.images)])
         self.top = self.images / "snap2.qcow2"
 
-    def virtblock(self, *arguments: str, expected: int = 0, only: Sequence[str] = ()) -> str:
-        """Types a command: echoes it, runs it on this terminal, and returns what it wrote to stdout.
+    def virtblock(
+        self, *arguments: str, expected: int = 0, only: Sequence[str] = (), shows_progress: bool = False
+    ) -> None:
+        """Types a command: echoes it, runs it on this terminal, and shows what it wrote to stdout.
 
-        `only`: show just the lines that contain one of these.
+        `only`: just the lines that contain one of these. `shows_progress`: it leaves a line of progress open.
         """
         shown = " ".join(arguments).replace(f"{self.images}/", "")
         print(f"   {styled('$ virtblock ' + shown, '1')}", flush=True)
         command = [str(PROGRAMS / "virtblock"), "--server", self.server, *arguments]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+        if shows_progress:
+            print(flush=True)
         for line in done.stdout.splitlines():
             if line.strip() and (not only or any(part in line for part in only)):
                 say(f"  {line.strip() if only else line}")
         if done.returncode != expected:
             raise SystemExit(f"demo: the command ended with {done.returncode}, expected {expected}")
-        return done.stdout
 
     @contextlib.contextmanager
     def daemon(self) -> Iterator[None]:
@@ -163,11 +167,17 @@ def scatter(path: Path, data_bytes: int, policy: PathPolicy, *, seed: int) -> No
             data_bytes -= run * CLUSTER_BYTES
 
 
+def hash_of(path: Path) -> bytes:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
 def tell_copy(demo: Demo) -> None:
     chapter("1  A disk with a history: base <- snap1 <- snap2")
     say("Three qcow2 images, made by the engine, with data scattered over 2 GiB.")
     demo.make_chain()
-    digest = {path.name: path.read_bytes() for path in sorted(demo.images.glob("*.qcow2"))}
+    content = {path: hash_of(path) for path in sorted(demo.images.glob("*.qcow2"))}
 
     chapter("2  A domain that uses it, defined from ordinary libvirt XML")
     xml = demo.images.parent / "demo.xml"
@@ -178,7 +188,8 @@ def tell_copy(demo: Demo) -> None:
     chapter("3  Copy the whole chain into one new image, with a bar")
     say(f"Held to {WATCHED_MIB_PER_S} MiB/s, so that there is something to watch.")
     copy = demo.images / "copy.qcow2"
-    demo.virtblock("blockcopy", "demo", "vda", str(copy), "--bandwidth", str(WATCHED_MIB_PER_S), "--wait", "--verbose")
+    command = ("blockcopy", "demo", "vda", str(copy), "--bandwidth", str(WATCHED_MIB_PER_S), "--wait", "--verbose")
+    demo.virtblock(*command, shows_progress=True)
     say("The job is READY: every byte is on the new image and synced. The domain still uses the old one:")
     demo.virtblock("dumpxml", "demo", only=("<mirror", "<source", "ready="))
 
@@ -187,7 +198,7 @@ def tell_copy(demo: Demo) -> None:
     demo.virtblock("dumpxml", "demo", "--inactive", only=("<source",))
     say("No image was deleted. Does the new one hold what the chain of three holds?")
     demo.prove_equal(copy)
-    if any((demo.images / name).read_bytes() != content for name, content in digest.items()):
+    if any(hash_of(path) != digest for path, digest in content.items()):
         raise SystemExit("demo: a source image was changed")
     say(styled("✔ the three source images are untouched", "32"))
 
@@ -197,7 +208,7 @@ def tell_abort(demo: Demo) -> None:
     second = demo.images / "second.raw"
     demo.virtblock("blockcopy", "demo", "vda", str(second), "--raw", "--bandwidth", str(ABORTED_MIB_PER_S))
     time.sleep(1.0)
-    demo.virtblock("blockjob", "demo", "vda", "--info")
+    demo.virtblock("blockjob", "demo", "vda", "--info", shows_progress=True)
     say("And an error on purpose: it cannot pivot before it is READY.")
     demo.virtblock("blockjob", "demo", "vda", "--pivot", expected=1)
     demo.virtblock("blockjob", "demo", "vda", "--abort")
