@@ -168,18 +168,18 @@ def line_of(row: Row) -> str:
     )
 
 
-def write_results(rows: Sequence[Row], note: str) -> None:
+def write_results(folder: Path, rows: Sequence[Row], note: str) -> None:
     """The table, the figures and the picture."""
-    RESULTS.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     table = "\n".join([note, HEADER, *map(line_of, rows)])
-    (RESULTS / "results.txt").write_text(table + "\n", encoding="utf-8")
+    (folder / "results.txt").write_text(table + "\n", encoding="utf-8")
     figures = [
         {**row._asdict(), "ours": row.ours._asdict(), "peer": row.peer._asdict(), "ratio": row.ratio} for row in rows
     ]
-    (RESULTS / "results.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    (folder / "results.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     bars = [(f"{row.place}: {row.case}", row.ratio) for row in rows]
     chart = ratio_chart("virtblock-copy beside the best qemu-img convert", note, bars)
-    (RESULTS / "ratios.svg").write_text(chart, encoding="utf-8")
+    (folder / "ratios.svg").write_text(chart, encoding="utf-8")
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -193,6 +193,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--place", type=Path, action="append", metavar="DIR", help="where to copy (default /dev/shm and build/)"
     )
+    parser.add_argument("--output", type=Path, default=RESULTS, metavar="DIR", help="for the table and the picture")
     options = parser.parse_args(arguments)
     options.size = options.size or (0.25 if options.quick else 2)
     options.rounds = options.rounds or (3 if options.quick else 5)
@@ -219,8 +220,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for row in measure_place(place, int(options.size * GIB), options.rounds):
             rows.append(row)
             print(line_of(row), flush=True)
-    write_results(rows, note)
-    print(f"Written: {RESULTS.relative_to(ROOT)}/results.txt, results.json, ratios.svg")
+    write_results(options.output, rows, note)
+    print(f"Written to {options.output}: results.txt, results.json, ratios.svg")
     return 0
 
 
