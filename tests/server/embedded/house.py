@@ -12,9 +12,10 @@ from lxml import etree
 from virtblock.engine import PathPolicy
 from virtblock.server.core.events import DomainEvents, EventLog
 from virtblock.server.core.jobs import JobRegistry, Origin
-from virtblock.server.core.model import BlockJob, BlockJobEvent, Domain, JobState, LifecycleEvent
+from virtblock.server.core.model import BlockJobEvent, Domain, JobState
 from virtblock.server.core.store import Store
 from virtblock.server.drivers.embedded import EmbeddedDriver
+from virtblock.server.drivers.embedded.domain_xml import element_of
 
 WAIT_S = 20.0
 UUID = "11111111-1111-1111-1111-111111111111"
@@ -62,7 +63,7 @@ class House:
     def start(self) -> None:
         self.store = Store(self._path)
         self.events = EventLog(self.store)
-        self.jobs = JobRegistry(self.store, self.events)
+        self.jobs: Any = JobRegistry(self.store, self.events)
         options = {"policy": PathPolicy()} | self._options
         self.driver = EmbeddedDriver(self.store, self.jobs, DomainEvents(self.events), **options)
         self.driver.open()
@@ -84,7 +85,7 @@ class House:
     def copy(self, domain: Domain, xml: str, flags: int = 0, *parameters: Any, disk: str = "vda") -> str:
         return self.driver.domain_block_copy(domain, disk, xml, parameters, flags, Origin("unix"))
 
-    def wait(self, job_id: str, *states: JobState) -> BlockJob:
+    def wait(self, job_id: str, *states: JobState) -> Any:
         """Waits for one of the states; an end that was not asked for fails at once."""
         deadline = time.monotonic() + WAIT_S
         while True:
@@ -95,7 +96,7 @@ class House:
             assert time.monotonic() < deadline, f"still {job.state}"
             time.sleep(0.01)
 
-    def wait_ready(self, job_id: str) -> BlockJob:
+    def wait_ready(self, job_id: str) -> Any:
         return self.wait(job_id, JobState.READY)
 
     def copied(self, domain: Domain, base: Path | str, flags: int = 8, **more: Any) -> str:
@@ -104,16 +105,19 @@ class House:
         self.wait_ready(job_id)
         return job_id
 
+    def info(self, domain: Domain, disk: str = "vda", flags: int = 0) -> Any:
+        """GetBlockJobInfo; None without a job."""
+        return self.driver.domain_get_block_job_info(domain, disk, flags)
+
     def xml(self, domain: Domain, flags: int = 0) -> str:
         return self.driver.domain_get_xml_desc(domain, flags)
 
-    def disk(self, domain: Domain, target: str = "vda", flags: int = 0) -> etree._Element:
+    def disk(self, domain: Domain, target: str = "vda", flags: int = 0) -> Any:
         """The `<disk>` with this target, as GetXMLDesc shows it."""
         root = etree.fromstring(self.xml(domain, flags))
-        (found,) = root.xpath("devices/disk[target/@dev=$target]", target=target)
-        return found
+        return element_of(root, target)
 
-    def domain_events(self) -> list[LifecycleEvent | BlockJobEvent]:
+    def domain_events(self) -> list[Any]:
         """libvirt's events so far."""
         return [entry.domain_event for entry in self.events.read(0) if entry.domain_event is not None]
 

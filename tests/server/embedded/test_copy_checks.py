@@ -4,14 +4,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
-from server.embedded.house import disk_xml
+from server.embedded.house import House, disk_xml
 
 from virtblock.engine import PathPolicy
 from virtblock.server.core.errors import VirError
 from virtblock.server.core.jobs import JobFilter, Origin
-from virtblock.server.core.model import JobState, ParameterType, TypedParameter
+from virtblock.server.core.model import Domain, JobState, ParameterType, TypedParameter
 
 MIB = 1024 * 1024
 COPY, SHALLOW, REUSE, RAW, RELATIVE, DEVICE, BYTES = 8, 1, 2, 4, 16, 32, 64
@@ -19,12 +22,12 @@ LLONG_MAX = 2**63 - 1
 
 
 @pytest.fixture
-def chain(make_chain):
+def chain(make_chain: Any) -> Any:
     return make_chain()
 
 
 @pytest.fixture
-def domain(house, chain):
+def domain(house: House, chain: Any) -> Any:
     return house.define(
         disk_xml(chain.top),
         disk_xml(None, None, target="hdc", attributes="type='file' device='cdrom'"),
@@ -36,7 +39,7 @@ def domain(house, chain):
 
 
 @pytest.fixture
-def nothing_made(tmp_path, house, domain):
+def nothing_made(tmp_path: Path, house: House, domain: Domain) -> Iterator[Any]:
     """After the call the folders are as they were before it, and no job is left."""
     before = sorted(tmp_path.rglob("*"))
     yield
@@ -113,12 +116,14 @@ REBASE_REFUSALS = {
 
 
 @pytest.mark.parametrize("case", REBASE_REFUSALS)
-def test_rebase_refusals(house, domain, refused, nothing_made, case):
+def test_rebase_refusals(
+    house: House, domain: Domain, refused: Callable[..., VirError], nothing_made: Any, case: str
+) -> None:
     (disk, base, flags, bandwidth), expected = REBASE_REFUSALS[case]
     refused(expected, house.driver.domain_block_rebase, domain, disk, base, bandwidth, flags, Origin())
 
 
-def destination(path, image_format="qcow2", *, kind="file", more=""):
+def destination(path: Any, image_format: Any = "qcow2", *, kind: Any = "file", more: Any = "") -> Any:
     driver = f"<driver type='{image_format}'/>" if image_format else ""
     attribute = "dev" if kind == "block" else "file"
     return f"<disk type='{kind}'>{driver}<source {attribute}='{path}'/>{more}</disk>"
@@ -160,12 +165,14 @@ COPY_REFUSALS = {
 
 
 @pytest.mark.parametrize("case", COPY_REFUSALS)
-def test_copy_refusals(house, domain, refused, nothing_made, case):
+def test_copy_refusals(
+    house: House, domain: Domain, refused: Callable[..., VirError], nothing_made: Any, case: str
+) -> None:
     xml, expected = COPY_REFUSALS[case]
     refused(expected, house.copy, domain, xml)
 
 
-def parameter(name, value, kind=ParameterType.ULLONG):
+def parameter(name: Any, value: Any, kind: Any = ParameterType.ULLONG) -> Any:
     return TypedParameter(name, kind, value)
 
 
@@ -197,13 +204,17 @@ PARAMETER_REFUSALS = {
 
 
 @pytest.mark.parametrize("case", PARAMETER_REFUSALS)
-def test_parameter_refusals(house, domain, refused, nothing_made, tmp_path, case):
+def test_parameter_refusals(
+    house: House, domain: Domain, refused: Callable[..., VirError], nothing_made: Any, tmp_path: Path, case: str
+) -> None:
     parameters, expected = PARAMETER_REFUSALS[case]
     refused(expected, house.copy, domain, destination(tmp_path / "x"), 0, *parameters)
     assert not (tmp_path / "x").exists()
 
 
-def test_parameters_before_the_domain_and_the_xml(house, domain, refused):
+def test_parameters_before_the_domain_and_the_xml(
+    house: House, domain: Domain, refused: Callable[..., VirError]
+) -> None:
     house.driver.domain_undefine(domain, 0)
     refused(
         (74, 0, "argument unsupported: parameter 'foo' not supported"),
@@ -217,7 +228,7 @@ def test_parameters_before_the_domain_and_the_xml(house, domain, refused):
     refused((42, 10, message), house.copy, domain, destination("/x"))
 
 
-def test_accepted_parameters_count(house, domain, tmp_path):
+def test_accepted_parameters_count(house: House, domain: Domain, tmp_path: Path) -> None:
     job_id = house.copy(
         domain,
         destination(tmp_path / "x"),
@@ -230,7 +241,9 @@ def test_accepted_parameters_count(house, domain, tmp_path):
     assert (job.bandwidth_bytes_per_s, job.details["granule_bytes"]) == (12345, 1 << 20)
 
 
-def test_destination_that_exists(house, domain, refused, chain, tmp_path):
+def test_destination_that_exists(
+    house: House, domain: Domain, refused: Callable[..., VirError], chain: Any, tmp_path: Path
+) -> None:
     there = tmp_path / "there"
     there.write_bytes(b"x")
     text = "external destination file for disk vda already exists and is not a block device:"
@@ -242,7 +255,9 @@ def test_destination_that_exists(house, domain, refused, chain, tmp_path):
     assert there.read_bytes() == b"x"
 
 
-def test_empty_file_is_filled_and_keeps_its_owner_when_the_call_fails(house, domain, chain, tmp_path):
+def test_empty_file_is_filled_and_keeps_its_owner_when_the_call_fails(
+    house: House, domain: Domain, chain: Any, tmp_path: Path
+) -> None:
     empty = tmp_path / "empty"
     empty.touch()
     empty.chmod(0o640)
@@ -256,7 +271,9 @@ def test_empty_file_is_filled_and_keeps_its_owner_when_the_call_fails(house, dom
 
 
 @pytest.mark.parametrize("which", ["top", "snap1", "base", "link"])
-def test_source_as_destination_by_any_name(house, domain, chain, sha256_of, tmp_path, which):
+def test_source_as_destination_by_any_name(
+    house: House, domain: Domain, chain: Any, sha256_of: Callable[[Path], str], tmp_path: Path, which: Any
+) -> None:
     path = tmp_path / "link" if which == "link" else getattr(chain, which)
     if which == "link":
         path.symlink_to(chain.base)
@@ -269,7 +286,9 @@ def test_source_as_destination_by_any_name(house, domain, chain, sha256_of, tmp_
 
 
 @pytest.mark.parametrize("size_mib", [16, 64])
-def test_size_mismatch_names_both_sizes(house, domain, chain, make_image, tmp_path, size_mib):
+def test_size_mismatch_names_both_sizes(
+    house: House, domain: Domain, chain: Any, make_image: Callable[..., Path], tmp_path: Path, size_mib: Any
+) -> None:
     path = make_image(tmp_path / "other.qcow2", "qcow2", size_mib * MIB)
     with pytest.raises(VirError) as caught:
         house.rebase(domain, path, COPY | REUSE)
@@ -281,7 +300,14 @@ def test_size_mismatch_names_both_sizes(house, domain, chain, make_image, tmp_pa
     assert house.block_events() == []
 
 
-def test_destination_of_another_job(house, domain, chain, make_image, tmp_path, refused):
+def test_destination_of_another_job(
+    house: House,
+    domain: Domain,
+    chain: Any,
+    make_image: Callable[..., Path],
+    tmp_path: Path,
+    refused: Callable[..., VirError],
+) -> None:
     other = make_image(tmp_path / "r.raw", "raw", MIB)
     second = house.define(disk_xml(other, "raw"), name="vm2", uuid="22222222-2222-2222-2222-222222222222")
     path = tmp_path / "copy.qcow2"
@@ -294,7 +320,7 @@ def test_destination_of_another_job(house, domain, chain, make_image, tmp_path, 
     refused((83, 10, f"block copy still active: {detail}"), house.rebase, second, hard)
 
 
-def test_missing_backing_file_in_libvirts_words(house, domain, chain, tmp_path):
+def test_missing_backing_file_in_libvirts_words(house: House, domain: Domain, chain: Any, tmp_path: Path) -> None:
     chain.base.unlink()
     with pytest.raises(VirError) as caught:
         house.rebase(domain, tmp_path / "copy")
@@ -307,7 +333,7 @@ def test_missing_backing_file_in_libvirts_words(house, domain, chain, tmp_path):
     assert not (tmp_path / "copy").exists()
 
 
-def test_garbage_source(house, tmp_path):
+def test_garbage_source(house: House, tmp_path: Path) -> None:
     image = tmp_path / "garbage"
     image.write_bytes(os.urandom(70000))
     domain = house.define(disk_xml(image))
@@ -318,7 +344,9 @@ def test_garbage_source(house, tmp_path):
     assert not (tmp_path / "copy").exists()
 
 
-def test_shared_disk_needs_a_raw_destination(house, make_image, tmp_path, refused):
+def test_shared_disk_needs_a_raw_destination(
+    house: House, make_image: Callable[..., Path], tmp_path: Path, refused: Callable[..., VirError]
+) -> None:
     image = make_image(tmp_path / "s.qcow2", "qcow2", MIB)
     domain = house.define(disk_xml(image, more="<shareable/>"))
     message = f"{UNSUPPORTED}can't pivot a shared disk to a storage volume not supporting sharing"
@@ -326,7 +354,9 @@ def test_shared_disk_needs_a_raw_destination(house, make_image, tmp_path, refuse
     house.copied(domain, tmp_path / "x", COPY | RAW)
 
 
-def test_outside_the_allowed_folders(make_house, make_chain, make_image, tmp_path):
+def test_outside_the_allowed_folders(
+    make_house: Callable[..., House], make_chain: Any, make_image: Callable[..., Path], tmp_path: Path
+) -> None:
     allowed, outside = tmp_path / "allowed", tmp_path / "outside"
     outside.mkdir()
     chain = make_chain("allowed")
@@ -342,7 +372,9 @@ def test_outside_the_allowed_folders(make_house, make_chain, make_image, tmp_pat
     house.copied(domain, allowed / "x")
 
 
-def test_backing_file_outside_the_allowed_folders(make_house, make_image, tmp_path):
+def test_backing_file_outside_the_allowed_folders(
+    make_house: Callable[..., House], make_image: Callable[..., Path], tmp_path: Path
+) -> None:
     allowed = tmp_path / "allowed"
     allowed.mkdir()
     secret = make_image(tmp_path / "secret.raw", "raw", MIB)
@@ -355,12 +387,14 @@ def test_backing_file_outside_the_allowed_folders(make_house, make_image, tmp_pa
     assert str(secret) in caught.value.message
 
 
-def test_no_room(house, tmp_path, make_image, monkeypatch):
+def test_no_room(
+    house: House, tmp_path: Path, make_image: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     image = make_image(tmp_path / "big.raw", "raw", 8 * MIB, writes=[(0, 8 * MIB, 1)])
     domain = house.define(disk_xml(image, "raw"))
     real = os.statvfs
 
-    def little(path):
+    def little(path: Any) -> Any:
         found = list(real(path))
         found[4] = 1  # f_bavail
         return os.statvfs_result(found)
@@ -375,7 +409,9 @@ def test_no_room(house, tmp_path, make_image, monkeypatch):
 STRICT = (55, 20, "Requested operation is not valid: domain is not running")
 
 
-def test_strict_server_answers_as_libvirt(make_house, make_chain, refused, tmp_path):
+def test_strict_server_answers_as_libvirt(
+    make_house: Callable[..., House], make_chain: Any, refused: Callable[..., VirError], tmp_path: Path
+) -> None:
     chain = make_chain()
     house = make_house(strict_libvirt=True)
     domain = house.define(disk_xml(chain.top))
@@ -393,7 +429,7 @@ def test_strict_server_answers_as_libvirt(make_house, make_chain, refused, tmp_p
     refused((82, 10, message), driver.domain_block_job_set_speed, domain, "nope", 8796093022208, 0)
 
 
-def test_calls_on_a_disk_without_a_job(house, domain, refused):
+def test_calls_on_a_disk_without_a_job(house: House, domain: Domain, refused: Callable[..., VirError]) -> None:
     driver = house.driver
     answer = (8, 10, f"{INVALID}disk vda does not have an active block job")
     for flags in (0, 1, 2, 3):

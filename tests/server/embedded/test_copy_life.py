@@ -5,45 +5,50 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 from lxml import etree
-from server.embedded.house import disk_xml
+from server.embedded.house import House, disk_xml
 
 from virtblock.server.core.errors import VirError
 from virtblock.server.core.jobs import JobFilter
-from virtblock.server.core.model import BlockJobInfo, JobState
+from virtblock.server.core.model import BlockJobInfo, Domain, JobState
 
 MIB = 1024 * 1024
 COPY, SHALLOW, REUSE, RAW = 8, 1, 2, 4
 ASYNC, PIVOT = 1, 2
 
 
-def printed(element):
+def printed(element: Any) -> Any:
     return etree.tostring(element, encoding="unicode", with_tail=False).replace('"', "'")
 
 
 @pytest.fixture
-def chain(make_chain):
+def chain(make_chain: Any) -> Any:
     return make_chain()
 
 
 @pytest.fixture
-def domain(house, chain):
+def domain(house: House, chain: Any) -> Any:
     return house.define(disk_xml(chain.top))
 
 
 @pytest.fixture
-def slow(house, domain, tmp_path):
+def slow(house: House, domain: Domain, tmp_path: Path) -> Any:
     """A copy that would take half a minute: held at 1 MiB/s."""
     return house.rebase(domain, tmp_path / "copy.qcow2", bandwidth=1)
 
 
-def test_full_copy_with_pivot(house, domain, chain, qemu_img, sha256_of, tmp_path):
+def test_full_copy_with_pivot(
+    house: House, domain: Domain, chain: Any, qemu_img: Any, sha256_of: Callable[[Path], str], tmp_path: Path
+) -> None:
     digests = [sha256_of(file) for file in chain.files]
     destination = tmp_path / "copy.qcow2"
     job_id = house.copied(domain, destination)
-    info = house.driver.domain_get_block_job_info(domain, "vda", 0)
+    info = house.info(domain)
     assert info.cur == info.end > 1
     house.driver.domain_block_job_abort(domain, "vda", PIVOT)
     job = house.jobs.get(job_id)
@@ -59,7 +64,7 @@ def test_full_copy_with_pivot(house, domain, chain, qemu_img, sha256_of, tmp_pat
         (8, str(destination), 2, 0),
         (16, "vda", 2, 0),
     ]
-    assert house.driver.domain_get_block_job_info(domain, "vda", 0) is None
+    assert house.info(domain) is None
     inactive = house.disk(domain, flags=2)
     assert inactive.find("source").get("file") == str(destination)
     assert inactive.find("backingStore").attrib == {}
@@ -68,7 +73,9 @@ def test_full_copy_with_pivot(house, domain, chain, qemu_img, sha256_of, tmp_pat
         house.driver.domain_get_block_job_info(domain, str(chain.top), 0)
 
 
-def test_mirror_while_it_runs_and_when_it_is_ready(house, domain, slow, chain, tmp_path):
+def test_mirror_while_it_runs_and_when_it_is_ready(
+    house: House, domain: Domain, slow: Any, chain: Any, tmp_path: Path
+) -> None:
     destination = tmp_path / "copy.qcow2"
     expected = f"""<mirror type='file' file='{destination}' format='qcow2' job='copy'>
         <format type='qcow2'/>
@@ -83,7 +90,7 @@ def test_mirror_while_it_runs_and_when_it_is_ready(house, domain, slow, chain, t
     assert house.disk(domain).find("mirror").get("ready") == "yes"
 
 
-def test_live_xml_shows_the_chain(house, domain, chain):
+def test_live_xml_shows_the_chain(house: House, domain: Domain, chain: Any) -> None:
     disk = house.disk(domain)
     assert disk.find("source").get("index") == "1"
     snap1 = disk.find("backingStore")
@@ -95,14 +102,16 @@ def test_live_xml_shows_the_chain(house, domain, chain):
     assert [child.tag for child in disk] == ["driver", "source", "backingStore", "target"]
 
 
-def test_broken_chain_is_shown_as_defined(house, domain, chain):
+def test_broken_chain_is_shown_as_defined(house: House, domain: Domain, chain: Any) -> None:
     chain.base.unlink()
     disk = house.disk(domain)
     assert disk.find("backingStore") is None
     assert [image.path for image in house.driver.domain_list_disks(domain)[0].chain] == [str(chain.top)]
 
 
-def test_shallow_copy_keeps_the_chain_below(house, domain, chain, qemu_img, tmp_path):
+def test_shallow_copy_keeps_the_chain_below(
+    house: House, domain: Domain, chain: Any, qemu_img: Any, tmp_path: Path
+) -> None:
     destination = tmp_path / "shallow.qcow2"
     house.copied(domain, destination, COPY | SHALLOW)
     assert house.disk(domain).find("mirror").find("backingStore") is None
@@ -119,7 +128,7 @@ def test_shallow_copy_keeps_the_chain_below(house, domain, chain, qemu_img, tmp_
     ]
 
 
-def test_shallow_pivot_keeps_what_the_definition_says_of_the_chain(house, chain, tmp_path):
+def test_shallow_pivot_keeps_what_the_definition_says_of_the_chain(house: House, chain: Any, tmp_path: Path) -> None:
     below = f"<backingStore type='file'><format type='qcow2'/><source file='{chain.snap1}'/></backingStore>"
     domain = house.define(disk_xml(chain.top, more=below))
     house.copied(domain, tmp_path / "shallow.qcow2", COPY | SHALLOW)
@@ -129,7 +138,9 @@ def test_shallow_pivot_keeps_what_the_definition_says_of_the_chain(house, chain,
     assert store.find("backingStore") is None
 
 
-def test_definition_gives_the_format_that_no_image_records(house, chain, qemu_img, make_image, tmp_path):
+def test_definition_gives_the_format_that_no_image_records(
+    house: House, chain: Any, qemu_img: Any, make_image: Callable[..., Path], tmp_path: Path
+) -> None:
     base = make_image(tmp_path / "b.raw", "raw", MIB, writes=[(0, 4096, 7)])
     top = make_image(tmp_path / "t.qcow2", "qcow2", backing=base, backing_format="raw")
     content = bytearray(top.read_bytes())
@@ -147,7 +158,9 @@ def test_definition_gives_the_format_that_no_image_records(house, chain, qemu_im
     assert qemu_img.is_same(tmp_path / "copy.qcow2", "qcow2", base, "raw")
 
 
-def test_terminated_definition_hides_what_the_image_names(house, make_image, qemu_img, tmp_path):
+def test_terminated_definition_hides_what_the_image_names(
+    house: House, make_image: Callable[..., Path], qemu_img: Any, tmp_path: Path
+) -> None:
     base = make_image(tmp_path / "b.qcow2", "qcow2", MIB, writes=[(0, 65536, 7)])
     top = make_image(tmp_path / "t.qcow2", "qcow2", backing=base, backing_format="qcow2", writes=[(65536, 65536, 8)])
     alone = make_image(tmp_path / "alone.qcow2", "qcow2", MIB, writes=[(65536, 65536, 8)])
@@ -157,7 +170,9 @@ def test_terminated_definition_hides_what_the_image_names(house, make_image, qem
     assert qemu_img.is_same(tmp_path / "copy.qcow2", "qcow2", alone, "qcow2")
 
 
-def test_reused_overlay_keeps_its_relative_backing_name(house, domain, chain, qemu_img, tmp_path):
+def test_reused_overlay_keeps_its_relative_backing_name(
+    house: House, domain: Domain, chain: Any, qemu_img: Any, tmp_path: Path
+) -> None:
     overlay = chain.top.parent / "overlay.qcow2"
     qemu_img.create(overlay, "qcow2", backing="snap1.qcow2", backing_format="qcow2")
     house.copied(domain, overlay, COPY | SHALLOW | REUSE)
@@ -170,8 +185,8 @@ def test_reused_overlay_keeps_its_relative_backing_name(house, domain, chain, qe
 
 
 def test_reused_overlay_whose_chain_is_gone_fails_the_pivot_call_and_stays_ready(
-    house, domain, chain, qemu_img, tmp_path
-):
+    house: House, domain: Domain, chain: Any, qemu_img: Any, tmp_path: Path
+) -> None:
     below = tmp_path / "below.qcow2"
     qemu_img.create(below, "qcow2", chain.size_bytes)
     overlay = qemu_img.create(tmp_path / "overlay.qcow2", "qcow2", backing=below, backing_format="qcow2")
@@ -187,7 +202,9 @@ def test_reused_overlay_whose_chain_is_gone_fails_the_pivot_call_and_stays_ready
     assert house.jobs.get(job_id).state is JobState.COMPLETED
 
 
-def test_pivot_to_a_destination_that_was_removed(house, domain, tmp_path, refused):
+def test_pivot_to_a_destination_that_was_removed(
+    house: House, domain: Domain, tmp_path: Path, refused: Callable[..., VirError]
+) -> None:
     destination = tmp_path / "copy.qcow2"
     job_id = house.copied(domain, destination)
     destination.rename(tmp_path / "hidden")
@@ -199,7 +216,9 @@ def test_pivot_to_a_destination_that_was_removed(house, domain, tmp_path, refuse
     assert house.jobs.get(job_id).state is JobState.READY
 
 
-def test_abort_after_ready_keeps_a_complete_copy(house, domain, chain, qemu_img, tmp_path):
+def test_abort_after_ready_keeps_a_complete_copy(
+    house: House, domain: Domain, chain: Any, qemu_img: Any, tmp_path: Path
+) -> None:
     destination = tmp_path / "copy.qcow2"
     job_id = house.copied(domain, destination)
     house.driver.domain_block_job_abort(domain, "vda", 0)
@@ -209,7 +228,9 @@ def test_abort_after_ready_keeps_a_complete_copy(house, domain, chain, qemu_img,
     assert house.block_events()[2:] == [(8, str(chain.top), 2, 2), (16, "vda", 2, 2)]
 
 
-def test_abort_before_ready_leaves_nothing_that_opens(house, domain, slow, chain, tmp_path):
+def test_abort_before_ready_leaves_nothing_that_opens(
+    house: House, domain: Domain, slow: Any, chain: Any, tmp_path: Path
+) -> None:
     destination = tmp_path / "copy.qcow2"
     house.driver.domain_block_job_abort(domain, "vda", 0)
     assert house.jobs.get(slow).state is JobState.CANCELED
@@ -221,46 +242,52 @@ def test_abort_before_ready_leaves_nothing_that_opens(house, domain, slow, chain
 
 
 @pytest.mark.parametrize("flags", [PIVOT, PIVOT | ASYNC])
-def test_pivot_before_ready(house, domain, slow, refused, flags):
+def test_pivot_before_ready(
+    house: House, domain: Domain, slow: Any, refused: Callable[..., VirError], flags: int
+) -> None:
     message = "block copy still active: block job 'copy-vda-libvirt-1-format' not ready for pivot yet"
     refused((83, 10, message), house.driver.domain_block_job_abort, domain, "vda", flags)
     assert house.jobs.get(slow).state is JobState.RUNNING
 
 
 @pytest.mark.parametrize(("flags", "state"), [(PIVOT, JobState.COMPLETED), (0, JobState.CANCELED)])
-def test_asynchronous_end(house, domain, tmp_path, flags, state):
+def test_asynchronous_end(house: House, domain: Domain, tmp_path: Path, flags: int, state: Any) -> None:
     job_id = house.copied(domain, tmp_path / "copy.qcow2")
     house.driver.domain_block_job_abort(domain, "vda", flags | ASYNC)
     assert house.wait(job_id, state).state is state
 
 
 @pytest.mark.parametrize("name", ["vda", "source path"])
-def test_info_and_speed(house, domain, slow, chain, name):
+def test_info_and_speed(house: House, domain: Domain, slow: Any, chain: Any, name: Any) -> None:
     disk = str(chain.top) if name == "source path" else name
     driver = house.driver
-    info = driver.domain_get_block_job_info(domain, disk, 0)
+    info = house.info(domain, disk)
     assert (info.type, info.bandwidth) == (2, 1)
     assert info.cur < info.end
     driver.domain_block_job_set_speed(domain, disk, 1_500_000, 1)
-    assert driver.domain_get_block_job_info(domain, disk, 1).bandwidth == 1_500_000
-    assert driver.domain_get_block_job_info(domain, disk, 0).bandwidth == 2
+    assert house.info(domain, disk, 1).bandwidth == 1_500_000
+    assert house.info(domain, disk).bandwidth == 2
     driver.domain_block_job_set_speed(domain, disk, 0, 0)
     house.wait_ready(slow)
     driver.domain_block_job_set_speed(domain, disk, 3, 0)
-    assert driver.domain_get_block_job_info(domain, disk, 0).bandwidth == 3
+    assert house.info(domain, disk).bandwidth == 3
 
 
-def test_holes_are_work_of_a_full_copy_and_nothing_to_do_is_one_of_one(house, make_image, tmp_path):
+def test_holes_are_work_of_a_full_copy_and_nothing_to_do_is_one_of_one(
+    house: House, make_image: Callable[..., Path], tmp_path: Path
+) -> None:
     base = make_image(tmp_path / "e.qcow2", "qcow2", MIB)
     top = make_image(tmp_path / "t.qcow2", "qcow2", backing=base, backing_format="qcow2")
     domain = house.define(disk_xml(base), disk_xml(top, target="vdb"))
     house.copied(domain, tmp_path / "copy.qcow2")
-    assert house.driver.domain_get_block_job_info(domain, "vda", 0) == BlockJobInfo(2, 0, MIB, MIB)
+    assert house.info(domain) == BlockJobInfo(2, 0, MIB, MIB)
     house.copied(domain, tmp_path / "copy2.qcow2", COPY | SHALLOW, disk="vdb")
     assert house.driver.domain_get_block_job_info(domain, "vdb", 0) == BlockJobInfo(2, 0, 1, 1)
 
 
-def test_pause_holds_and_resume_goes_on(house, domain, slow, refused):
+def test_pause_holds_and_resume_goes_on(
+    house: House, domain: Domain, slow: Any, refused: Callable[..., VirError]
+) -> None:
     driver = house.driver
     driver.block_job_pause(slow)
     assert house.jobs.get(slow).paused
@@ -276,7 +303,7 @@ def test_pause_holds_and_resume_goes_on(house, domain, slow, refused):
     refused(answer, driver.block_job_map, slow, 64)
 
 
-def test_progress_is_published(house, slow):
+def test_progress_is_published(house: House, slow: Any) -> None:
     deadline = threading.Event()
     for _ in range(100):
         progress = house.jobs.get(slow).progress
@@ -288,7 +315,9 @@ def test_progress_is_published(house, slow):
     assert progress.cur < progress.end
 
 
-def test_two_disks_at_once_and_one_job_each(house, chain, make_image, tmp_path, refused):
+def test_two_disks_at_once_and_one_job_each(
+    house: House, chain: Any, make_image: Callable[..., Path], tmp_path: Path, refused: Callable[..., VirError]
+) -> None:
     other = make_image(tmp_path / "r.raw", "raw", 4 * MIB, writes=[(0, 65536, 5)])
     domain = house.define(disk_xml(chain.top), disk_xml(other, "raw", target="vdb"))
     house.rebase(domain, tmp_path / "a.qcow2", bandwidth=1)
@@ -300,7 +329,7 @@ def test_two_disks_at_once_and_one_job_each(house, chain, make_image, tmp_path, 
     assert len(set(mirrors)) == 2
 
 
-def test_failed_while_copying_keeps_the_reason(house, domain, chain, tmp_path):
+def test_failed_while_copying_keeps_the_reason(house: House, domain: Domain, chain: Any, tmp_path: Path) -> None:
     """A source that turns out to be broken on the way: FAILED, with place and reason, and no good image."""
     length = chain.base.stat().st_size
     os.truncate(chain.base, length - 3 * MIB)
@@ -318,4 +347,4 @@ def test_failed_while_copying_keeps_the_reason(house, domain, chain, tmp_path):
     assert job.error.message == message
     assert str(chain.base) in message
     assert not destination.exists() or destination.stat().st_size == 0
-    assert house.driver.domain_get_block_job_info(domain, "vda", 0) is None
+    assert house.info(domain) is None

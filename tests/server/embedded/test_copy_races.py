@@ -4,17 +4,20 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from server.embedded.house import disk_xml
+from server.embedded.house import House, disk_xml
 
 from virtblock.engine import EngineError
 from virtblock.server.core.errors import VirError
 from virtblock.server.core.jobs import JobFilter
-from virtblock.server.core.model import JobState
+from virtblock.server.core.model import Domain, JobState
 from virtblock.server.core.store import Transaction
 from virtblock.server.drivers.embedded.context import EngineDoors
 
@@ -27,7 +30,7 @@ STILL_ENDING = (55, 10, "Requested operation is not valid: block job on disk 'vd
 class Stage:
     """An engine whose steps wait for the test. `opening` and `running` are where it is; `go_*` let it on."""
 
-    def __init__(self, top, *, hold_open=False, hold_run=True):
+    def __init__(self, top: Any, *, hold_open: Any = False, hold_run: Any = True) -> None:
         self.layer = SimpleNamespace(path=str(top), format="qcow2", is_block_device=False)
         self.opening, self.running = threading.Event(), threading.Event()
         self.go_open, self.go_run = threading.Event(), threading.Event()
@@ -41,14 +44,14 @@ class Stage:
             self.go_run.set()
 
     @property
-    def doors(self):
+    def doors(self) -> Any:
         return EngineDoors(self.open_chain, self.open_copy)
 
-    def open_chain(self, layers, policy, *, terminated, lock):
+    def open_chain(self, layers: Any, policy: Any, *, terminated: Any, lock: Any) -> Any:
         self.open_count += 1
         return SimpleNamespace(layers=(self.layer,), size_bytes=4 * MIB, close=self.close_one)
 
-    def open_copy(self, chain, path, image_format, policy, **options):
+    def open_copy(self, chain: Any, path: Any, image_format: Any, policy: Any, **options: Any) -> Any:
         self.opening.set()
         assert self.go_open.wait(WAIT_S)
         if self.open_failure is not None:
@@ -57,12 +60,12 @@ class Stage:
         self.path = path
         return self
 
-    def close_one(self):
+    def close_one(self) -> None:
         self.open_count -= 1
 
     close = close_one
 
-    def run(self):
+    def run(self) -> None:
         self.running.set()
         assert self.go_run.wait(WAIT_S)
         if self.is_cancelled:
@@ -71,22 +74,22 @@ class Stage:
         with open(self.path, "wb") as file:
             file.write(b"complete")
 
-    def cancel(self):
+    def cancel(self) -> None:
         self.is_cancelled = True
         self.go_run.set()
 
-    def pause(self):
+    def pause(self) -> None:
         pass
 
     resume = pause
 
-    def set_bandwidth(self, bytes_per_s):
+    def set_bandwidth(self, bytes_per_s: Any) -> None:
         pass
 
-    def map(self, cell_count):
+    def map(self, cell_count: Any) -> Any:
         return bytes(cell_count)
 
-    def progress(self):
+    def progress(self) -> Any:
         moved_bytes = self.moved_bytes
         return SimpleNamespace(
             size_bytes=4 * MIB,
@@ -101,7 +104,9 @@ class Stage:
 class Scene:
     """A house with a stage, a domain, and a destination that is not there yet."""
 
-    def __init__(self, make_house, make_image, folder, **stage):
+    def __init__(
+        self, make_house: Callable[..., House], make_image: Callable[..., Path], folder: Any, **stage: Any
+    ) -> None:
         folder.mkdir(exist_ok=True)
         self.top = folder / "top.qcow2"
         make_image(self.top, "qcow2", 4 * MIB)
@@ -110,17 +115,17 @@ class Scene:
         self.domain = self.house.define(disk_xml(self.top))
         self.destination = folder / "copy.qcow2"
 
-    def start(self):
+    def start(self) -> Any:
         return self.house.rebase(self.domain, self.destination)
 
-    def abort(self, flags=0):
+    def abort(self, flags: int = 0) -> None:
         self.house.driver.domain_block_job_abort(self.domain, "vda", flags)
 
-    def in_thread(self, call, *arguments):
+    def in_thread(self, call: Any, *arguments: Any) -> Any:
         """Runs a call beside the test; `outcome` has what it raised or returned."""
         result = SimpleNamespace(outcome=None)
 
-        def run():
+        def run() -> None:
             try:
                 result.outcome = call(*arguments)
             except VirError as error:
@@ -132,10 +137,10 @@ class Scene:
 
 
 @pytest.fixture
-def scene(make_house, make_image, tmp_path):
-    scenes = []
+def scene(make_house: Callable[..., House], make_image: Callable[..., Path], tmp_path: Path) -> Iterator[Any]:
+    scenes: list[Scene] = []
 
-    def make(**stage):
+    def make(**stage: Any) -> Any:
         scenes.append(Scene(make_house, make_image, tmp_path / f"scene{len(scenes)}", **stage))
         return scenes[-1]
 
@@ -145,23 +150,23 @@ def scene(make_house, make_image, tmp_path):
         one.stage.go_run.set()
 
 
-def only_job(house):
+def only_job(house: House) -> Any:
     (job,) = house.jobs.list_jobs(JobFilter())[0]
     return job
 
 
-def joined(call):
+def joined(call: Any) -> Any:
     call.thread.join(WAIT_S)
     assert not call.thread.is_alive()
     return call.outcome
 
 
-def test_abort_while_the_images_are_opened(scene):
+def test_abort_while_the_images_are_opened(scene: Any) -> None:
     it = scene(hold_open=True)
     starting = it.in_thread(it.start)
     assert it.stage.opening.wait(WAIT_S)
     assert only_job(it.house).state is JobState.NEW
-    assert it.house.driver.domain_get_block_job_info(it.domain, "vda", 0).end == 1
+    assert it.house.info(it.domain).end == 1
     it.abort(ASYNC)
     assert only_job(it.house).state is JobState.ABORTING
     it.stage.go_open.set()
@@ -172,7 +177,7 @@ def test_abort_while_the_images_are_opened(scene):
     assert not it.stage.running.is_set()
 
 
-def test_failure_to_open_after_an_abort_is_an_abort(scene):
+def test_failure_to_open_after_an_abort_is_an_abort(scene: Any) -> None:
     it = scene(hold_open=True)
     starting = it.in_thread(it.start)
     assert it.stage.opening.wait(WAIT_S)
@@ -185,7 +190,7 @@ def test_failure_to_open_after_an_abort_is_an_abort(scene):
     assert only_job(it.house).state is JobState.CANCELED
 
 
-def test_abort_that_comes_after_the_last_byte_keeps_the_copy(scene):
+def test_abort_that_comes_after_the_last_byte_keeps_the_copy(scene: Any) -> None:
     """The copy is complete, but the abort was there before READY: CANCELED, and never READY."""
     it = scene()
     job_id = it.start()
@@ -199,7 +204,7 @@ def test_abort_that_comes_after_the_last_byte_keeps_the_copy(scene):
     assert it.stage.open_count == 0
 
 
-def test_bug_while_opening_does_not_keep_the_disk(scene):
+def test_bug_while_opening_does_not_keep_the_disk(scene: Any) -> None:
     it = scene()
     it.stage.open_failure = ZeroDivisionError("a bug")
     with pytest.raises(ZeroDivisionError):
@@ -212,7 +217,7 @@ def test_bug_while_opening_does_not_keep_the_disk(scene):
 
 
 @pytest.mark.parametrize("flags", [0, ASYNC, PIVOT, PIVOT | ASYNC])
-def test_second_end_while_the_first_is_under_way(scene, refused, flags):
+def test_second_end_while_the_first_is_under_way(scene: Any, refused: Callable[..., VirError], flags: int) -> None:
     it = scene()
     job_id = it.start()
     assert it.stage.running.wait(WAIT_S)
@@ -226,14 +231,14 @@ def test_second_end_while_the_first_is_under_way(scene, refused, flags):
     assert it.house.jobs.get(job_id).state is JobState.CANCELED
 
 
-def test_pivot_under_way(scene, refused, monkeypatch):
+def test_pivot_under_way(scene: Any, refused: Callable[..., VirError], monkeypatch: pytest.MonkeyPatch) -> None:
     it = scene(hold_run=False)
     job_id = it.start()
     it.house.wait_ready(job_id)
     entered, leave = threading.Event(), threading.Event()
     real = it.house.driver._definitions.load
 
-    def slow_load(domain):
+    def slow_load(domain: Domain) -> Any:
         if threading.current_thread().name.startswith("copy-"):
             entered.set()
             assert leave.wait(WAIT_S)
@@ -250,13 +255,15 @@ def test_pivot_under_way(scene, refused, monkeypatch):
     assert it.stage.open_count == 0
 
 
-def test_pivot_that_cannot_be_stored_leaves_the_job_ready(scene, refused, monkeypatch):
+def test_pivot_that_cannot_be_stored_leaves_the_job_ready(
+    scene: Any, refused: Callable[..., VirError], monkeypatch: pytest.MonkeyPatch
+) -> None:
     it = scene(hold_run=False)
     job_id = it.start()
     it.house.wait_ready(job_id)
     xml = it.house.xml(it.domain, 2)
 
-    def full(self, record):
+    def full(self: Any, record: Any) -> None:
         raise VirError(38, "cannot write the state: No space left on device")
 
     monkeypatch.setattr(Transaction, "put_domain", full)
@@ -274,7 +281,7 @@ def test_pivot_that_cannot_be_stored_leaves_the_job_ready(scene, refused, monkey
     assert it.house.disk(it.domain, flags=2).find("source").get("file") == str(it.destination)
 
 
-def test_closing_wakes_a_waiting_abort(scene):
+def test_closing_wakes_a_waiting_abort(scene: Any) -> None:
     it = scene()
     job_id = it.start()
     assert it.stage.running.wait(WAIT_S)
@@ -288,7 +295,7 @@ def test_closing_wakes_a_waiting_abort(scene):
     assert it.house.jobs.get(job_id).state is JobState.CANCELED
 
 
-def test_closing_while_the_images_are_opened(scene):
+def test_closing_while_the_images_are_opened(scene: Any) -> None:
     it = scene(hold_open=True)
     starting = it.in_thread(it.start)
     assert it.stage.opening.wait(WAIT_S)
@@ -300,11 +307,11 @@ def test_closing_while_the_images_are_opened(scene):
     assert it.stage.open_count == 0
 
 
-def test_engine_that_breaks_is_a_failed_job(scene):
+def test_engine_that_breaks_is_a_failed_job(scene: Any) -> None:
     it = scene()
     job_id = it.start()
 
-    def run():
+    def run() -> None:
         raise ZeroDivisionError("a bug")
 
     assert it.stage.running.wait(WAIT_S)
@@ -316,7 +323,7 @@ def test_engine_that_breaks_is_a_failed_job(scene):
     assert "vda" in job.reason
 
 
-def test_many_starts_on_one_disk_give_one_job(scene):
+def test_many_starts_on_one_disk_give_one_job(scene: Any) -> None:
     it = scene()
     calls = [it.in_thread(it.start) for _ in range(8)]
     outcomes = [joined(call) for call in calls]
@@ -334,7 +341,9 @@ STEPS = st.lists(
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS)
-def test_whatever_is_called_a_job_ends_once_and_its_events_tell_it(make_house, make_image, tmp_path_factory, steps):
+def test_whatever_is_called_a_job_ends_once_and_its_events_tell_it(
+    make_house: Callable[..., House], make_image: Callable[..., Path], tmp_path_factory: Any, steps: Any
+) -> None:
     it = Scene(make_house, make_image, tmp_path_factory.mktemp("scene"))
     job_id = it.start()
     for step in steps:
@@ -350,7 +359,7 @@ def test_whatever_is_called_a_job_ends_once_and_its_events_tell_it(make_house, m
     assert source == str(it.destination if job.state is JobState.COMPLETED else it.top)
 
 
-def take(it, step):
+def take(it: Any, step: Any) -> None:
     """One step. It may be refused as too early, too late or too much; what that leaves is judged in the end."""
     try:
         do(it, step)
@@ -359,7 +368,7 @@ def take(it, step):
             raise
 
 
-def do(it, step):
+def do(it: Any, step: Any) -> None:
     driver = it.house.driver
     if step in ("abort", "abort async", "pivot", "pivot async"):
         it.abort((PIVOT if "pivot" in step else 0) | (ASYNC if "async" in step else 0))
@@ -380,7 +389,7 @@ def do(it, step):
             wait_settled(it.house, job.job_id)
 
 
-def wait_settled(house, job_id):
+def wait_settled(house: House, job_id: Any) -> None:
     """Until the job is READY or has ended."""
     settled = threading.Event()
     for _ in range(2000):

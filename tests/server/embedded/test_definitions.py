@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
-from server.embedded.house import UUID, disk_xml, domain_xml
+from server.embedded.house import UUID, House, disk_xml, domain_xml
 
 from virtblock.server.core.connections import offers
 from virtblock.server.core.errors import VirError
@@ -13,7 +16,7 @@ from virtblock.server.core.model import Domain, LifecycleEvent
 OTHER_UUID = "22222222-2222-2222-2222-222222222222"
 
 
-def test_defined_domain_is_found_every_way(house):
+def test_defined_domain_is_found_every_way(house: House) -> None:
     domain = house.define()
     assert domain == Domain("embedded:///", "vm", UUID)
     driver = house.driver
@@ -24,7 +27,7 @@ def test_defined_domain_is_found_every_way(house):
     assert driver.domain_get_info(domain) == (5, 65536, 65536, 2, 0)
 
 
-def test_life_cycle_events(house):
+def test_life_cycle_events(house: House) -> None:
     domain = house.define()
     house.define(disk_xml("/a"))
     house.driver.domain_undefine(domain, 0)
@@ -35,7 +38,7 @@ def test_life_cycle_events(house):
     ]
 
 
-def test_domain_survives_a_restart(house):
+def test_domain_survives_a_restart(house: House) -> None:
     domain = house.define(disk_xml("/a"))
     xml = house.xml(domain, 2)
     house.restart()
@@ -50,13 +53,15 @@ def test_domain_survives_a_restart(house):
         ("other", UUID, f"operation failed: domain 'vm' is already defined with uuid {UUID}"),
     ],
 )
-def test_name_and_uuid_belong_together(house, refused, name, uuid, message):
+def test_name_and_uuid_belong_together(
+    house: House, refused: Callable[..., VirError], name: Any, uuid: Any, message: Any
+) -> None:
     house.define()
     refused((9, 20, message), house.define, name=name, uuid=uuid)
     assert len(house.driver.list_all_domains(0)) == 1
 
 
-def test_unknown_domains(house, refused):
+def test_unknown_domains(house: House, refused: Callable[..., VirError]) -> None:
     driver = house.driver
     gone = Domain("embedded:///", "gone", OTHER_UUID)
     refused((42, 10, "Domain not found: no domain with matching name 'nope'"), driver.domain_lookup_by_name, "nope")
@@ -77,12 +82,12 @@ def test_unknown_domains(house, refused):
     ("flags", "is_listed"),
     [(1, False), (2, True), (3, True), (4, True), (8, False), (16, False), (64, True), (2 | 8, False), (2048, True)],
 )
-def test_list_filters(house, flags, is_listed):
+def test_list_filters(house: House, flags: int, is_listed: Any) -> None:
     house.define()
     assert bool(house.driver.list_all_domains(flags)) is is_listed
 
 
-FLAG_REFUSALS = {
+FLAG_REFUSALS: dict[str, tuple[Any, int]] = {
     "qemuDomainDefineXMLFlags": (lambda driver, domain: driver.domain_define_xml(domain_xml(), 0x100), 0x100),
     "qemuDomainUndefineFlags": (lambda driver, domain: driver.domain_undefine(domain, 0x1001), 0x1000),
     "qemuConnectListAllDomains": (lambda driver, domain: driver.list_all_domains(0x10000), 0x10000),
@@ -108,7 +113,7 @@ FLAG_REFUSALS = {
 
 
 @pytest.mark.parametrize("function", FLAG_REFUSALS)
-def test_unknown_flags_are_named(house, function):
+def test_unknown_flags_are_named(house: House, function: Any) -> None:
     call, bit = FLAG_REFUSALS[function]
     domain = house.define()
     with pytest.raises(VirError) as caught:
@@ -122,7 +127,7 @@ def test_unknown_flags_are_named(house, function):
     assert (error.str1, error.str2, error.int1, error.int2) == (function, "flags", 0, 0)
 
 
-def test_calls_that_need_a_running_domain(house, refused):
+def test_calls_that_need_a_running_domain(house: House, refused: Callable[..., VirError]) -> None:
     domain = house.define()
     driver = house.driver
     answer = (55, 20, "Requested operation is not valid: domain is not running")
@@ -148,14 +153,14 @@ def test_calls_that_need_a_running_domain(house, refused):
     )
 
 
-def test_what_is_not_offered_is_not_defined(house):
+def test_what_is_not_offered_is_not_defined(house: House) -> None:
     assert not offers(house.driver, "domain_block_pull")
     assert not offers(house.driver, "domain_block_commit")
     assert not offers(house.driver, "domain_create_xml")
     assert offers(house.driver, "domain_block_copy")
 
 
-def test_the_connection_itself(house):
+def test_the_connection_itself(house: House) -> None:
     driver = house.driver
     assert driver.get_type() == "Embedded"
     assert (driver.is_alive(), driver.is_secure(), driver.is_encrypted()) == (True, True, False)

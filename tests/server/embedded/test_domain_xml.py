@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from lxml import etree
 from server.embedded.house import UUID, disk_xml, domain_xml
 
 from virtblock.server.core.errors import VirError
 from virtblock.server.drivers.embedded.disk_xml import ImageSource
-from virtblock.server.drivers.embedded.domain_xml import parse_definition, with_source, without_disk
+from virtblock.server.drivers.embedded.domain_xml import element_of, parse_definition, with_source, without_disk
 from virtblock.server.drivers.embedded.xml_text import DOCUMENT_MAX_BYTES
 
 NO_DISKS = domain_xml()
@@ -155,7 +157,7 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("case", REFUSALS)
-def test_refused_with_libvirts_answer(case):
+def test_refused_with_libvirts_answer(case: str) -> None:
     xml, number, domain, message = REFUSALS[case]
     with pytest.raises(VirError) as caught:
         parse_definition(xml)
@@ -170,31 +172,31 @@ def test_refused_with_libvirts_answer(case):
         "<!DOCTYPE d [<!ENTITY a 'x'><!ENTITY b '&a;&a;'>]>",
     ],
 )
-def test_document_type_is_refused(prolog):
+def test_document_type_is_refused(prolog: Any) -> None:
     with pytest.raises(VirError, match="document type declarations are not accepted") as caught:
         parse_definition(prolog + NO_DISKS)
     assert caught.value.number == 27
 
 
-def test_hostile_prolog_costs_one_pass():
+def test_hostile_prolog_costs_one_pass() -> None:
     with pytest.raises(VirError):
         parse_definition("<?a?><!-- - -->" * 100_000)
 
 
-def test_too_long_is_refused():
+def test_too_long_is_refused() -> None:
     with pytest.raises(VirError, match="more than the limit") as caught:
         parse_definition(NO_DISKS + " " * DOCUMENT_MAX_BYTES)
     assert caught.value.number == 27
 
 
-def test_uuid_is_made_when_absent_and_canonical_when_given():
+def test_uuid_is_made_when_absent_and_canonical_when_given() -> None:
     made = parse_definition(domain_xml(uuid=None))
     assert len(made.uuid) == 36
     assert f"<uuid>{made.uuid}</uuid>" in made.xml
     assert parse_definition(domain_xml(uuid="ABCDEF00" * 4)).uuid == "abcdef00-abcd-ef00-abcd-ef00abcdef00"
 
 
-def test_what_is_not_understood_is_kept():
+def test_what_is_not_understood_is_kept() -> None:
     extra = (
         "<metadata><q:x xmlns:q='http://example.org/q' a=\"it's\"/></metadata><!-- note -->"
         "<devices><disk type='network' device='disk'><driver name='qemu' type='raw' cache='none'/>"
@@ -212,7 +214,7 @@ def test_what_is_not_understood_is_kept():
     assert not definition.disks[0].source.can_be_copied
 
 
-def test_live_parts_never_enter_a_definition():
+def test_live_parts_never_enter_a_definition() -> None:
     live = domain_xml(
         "<disk type='file'><driver name='qemu' type='qcow2'/><source file='/a' index='5'/>"
         "<backingStore type='file' index='6'><format type='raw'/><source file='/b'/><backingStore/></backingStore>"
@@ -225,12 +227,12 @@ def test_live_parts_never_enter_a_definition():
     assert "<backingStore type='file'>" in xml
 
 
-def test_reading_what_was_stored_changes_nothing():
+def test_reading_what_was_stored_changes_nothing() -> None:
     definition = parse_definition(domain_xml(disk_xml("/a"), disk_xml("/b", "raw", target="vdb")))
     assert parse_definition(definition.xml) == definition
 
 
-def test_disks_as_they_are_understood():
+def test_disks_as_they_are_understood() -> None:
     definition = parse_definition(
         domain_xml(
             "<disk><source file='/a'/><target dev='vda'/></disk>",
@@ -249,13 +251,12 @@ def test_disks_as_they_are_understood():
     assert definition.find_disk("") is None
 
 
-def disk_of(definition, target="vda"):
+def disk_of(definition: Any, target: Any = "vda") -> Any:
     root = etree.fromstring(definition.xml)
-    (found,) = root.xpath("devices/disk[target/@dev=$target]", target=target)
-    return etree.tostring(found, encoding="unicode", with_tail=False).replace('"', "'")
+    return etree.tostring(element_of(root, target), encoding="unicode", with_tail=False).replace('"', "'")
 
 
-def test_new_source_stands_where_the_old_one_stood():
+def test_new_source_stands_where_the_old_one_stood() -> None:
     definition = parse_definition(
         f"""<domain type='qemu'>
   <name>vm</name>
@@ -296,13 +297,13 @@ def test_new_source_stands_where_the_old_one_stood():
     assert back.disks[0].backing == (ImageSource("file", "/c", "raw"),)
 
 
-def test_source_without_driver_gets_one():
+def test_source_without_driver_gets_one() -> None:
     definition = parse_definition(domain_xml("<disk><source file='/a'/><target dev='vda'/></disk>"))
     changed = with_source(definition, "vda", ImageSource("file", "/b", "qcow2"))
     assert changed.disks[0].source == ImageSource("file", "/b", "qcow2")
 
 
-def test_removed_disk_leaves_the_others():
+def test_removed_disk_leaves_the_others() -> None:
     definition = parse_definition(domain_xml(disk_xml("/a"), disk_xml("/b", target="vdb")))
     left = without_disk(definition, "vda")
     assert [disk.target for disk in left.disks] == ["vdb"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
+from typing import Any
 
 import pytest
 
@@ -32,20 +33,20 @@ IDS = f"(as uid:{os.geteuid()}, gid:{os.getegid()})"
 
 
 @pytest.mark.parametrize("kind", NUMBERS)
-def test_every_kind_has_a_number_and_tells_place_and_reason(kind):
+def test_every_kind_has_a_number_and_tells_place_and_reason(kind: Any) -> None:
     error = vir_error(EngineError(kind, "the reason", errno=errno.EIO if kind == "system" else 0, path="/p"))
     assert error.number == NUMBERS[kind]
     assert "the reason" in error.message
     assert "/p" in error.message
 
 
-def test_system_errors_carry_errno():
+def test_system_errors_carry_errno() -> None:
     error = vir_error(EngineError("system", "Cannot open image", errno=errno.EACCES, path="/p"))
     assert (error.message, error.int1) == ("Cannot open image: '/p': Permission denied", errno.EACCES)
     assert vir_error(EngineError("space", "too small", path="/p")).int1 == errno.ENOSPC
 
 
-def test_missing_images_in_libvirts_words():
+def test_missing_images_in_libvirts_words() -> None:
     policy = PathPolicy()
     missing = opening_error(EngineError("system", "cannot open", errno=errno.ENOENT, path="/a"), "/a", policy)
     assert (missing.number, missing.domain) == (38, 18)
@@ -55,7 +56,7 @@ def test_missing_images_in_libvirts_words():
     assert backing.message == f"Cannot access backing file '/b' of storage file '/a' {IDS}: No such file or directory"
 
 
-def test_destination_that_cannot_be_made():
+def test_destination_that_cannot_be_made() -> None:
     denied = creating_error(EngineError("system", "cannot create", errno=errno.EACCES, path="/d/x"), "vda", "/d/x")
     assert (denied.number, denied.message) == (38, "failed to create copy target '/d/x': Permission denied")
     exists = creating_error(EngineError("exists", "not empty", path="/d/x"), "vda", "/d/x")

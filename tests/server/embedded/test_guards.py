@@ -3,10 +3,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import pytest
-from server.embedded.house import disk_xml, domain_xml
+from server.embedded.house import House, disk_xml, domain_xml
 
 from virtblock.server.core.errors import VirError
+from virtblock.server.core.model import Domain
 
 MIB = 1024 * 1024
 BUSY = (83, 10, "block copy still active: domain has active block copy job")
@@ -15,23 +20,23 @@ DISK_ONLY, NO_METADATA = 16, 4
 
 
 @pytest.fixture
-def other(make_image, tmp_path):
+def other(make_image: Callable[..., Path], tmp_path: Path) -> Any:
     return make_image(tmp_path / "other.qcow2", "qcow2", MIB)
 
 
 @pytest.fixture
-def domain(house, make_chain, other, tmp_path):
+def domain(house: House, make_chain: Any, other: Any, tmp_path: Path) -> Any:
     """vda is being copied, vdb is idle."""
     domain = house.define(disk_xml(make_chain().top), disk_xml(other, target="vdb"))
     house.rebase(domain, tmp_path / "copy.qcow2", bandwidth=1)
     return domain
 
 
-def redefinition(house, domain, old, new):
+def redefinition(house: House, domain: Domain, old: Any, new: Any) -> Any:
     return house.xml(domain, 2).replace(old, new)
 
 
-def answer(call, *arguments):
+def answer(call: Any, *arguments: Any) -> Any:
     """What a call says; nothing when it works."""
     try:
         call(*arguments)
@@ -66,7 +71,9 @@ REFUSED = {
 
 @pytest.mark.parametrize("operation", REFUSED)
 @pytest.mark.parametrize("phase", ["running", "ready"])
-def test_refused_while_the_copy_is_there_and_allowed_after_it(house, domain, refused, operation, phase, tmp_path):
+def test_refused_while_the_copy_is_there_and_allowed_after_it(
+    house: House, domain: Domain, refused: Callable[..., VirError], operation: Any, phase: Any, tmp_path: Path
+) -> None:
     if phase == "ready":
         house.driver.domain_block_job_set_speed(domain, "vda", 0, 0)
         house.wait_ready(house.jobs.list_active()[0].job_id)
@@ -78,7 +85,7 @@ def test_refused_while_the_copy_is_there_and_allowed_after_it(house, domain, ref
     assert "active block copy job" not in answer(REFUSED[operation], house, domain)
 
 
-def test_the_rest_of_the_domain_may_change(house, domain, other):
+def test_the_rest_of_the_domain_may_change(house: House, domain: Domain, other: Any) -> None:
     driver = house.driver
     driver.domain_define_xml(redefinition(house, domain, "<vcpu>2<", "<vcpu>4<"), 0)
     assert driver.domain_get_info(domain)[3] == 4

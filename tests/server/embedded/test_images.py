@@ -4,19 +4,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
-from server.embedded.house import disk_xml
+from server.embedded.house import House, disk_xml
 
 from virtblock.server.core.errors import VirError
-from virtblock.server.core.model import DiskImage
+from virtblock.server.core.model import DiskImage, Domain
 
 MIB = 1024 * 1024
 BYTES = 1
 
 
 @pytest.fixture
-def domain(house, make_image, tmp_path):
+def domain(house: House, make_image: Callable[..., Path], tmp_path: Path) -> Any:
     return house.define(
         disk_xml(make_image(tmp_path / "a.qcow2", "qcow2", 16 * MIB, writes=[(0, MIB, 1)])),
         disk_xml(make_image(tmp_path / "b.raw", "raw", 4 * MIB, writes=[(0, MIB, 1)]), None, target="vdb"),
@@ -24,7 +27,7 @@ def domain(house, make_image, tmp_path):
     )
 
 
-def test_block_info(house, domain, tmp_path):
+def test_block_info(house: House, domain: Domain, tmp_path: Path) -> None:
     driver = house.driver
     status = os.stat(tmp_path / "a.qcow2")
     info = driver.domain_get_block_info(domain, "vda", 0)
@@ -34,7 +37,7 @@ def test_block_info(house, domain, tmp_path):
     assert driver.domain_get_block_info(domain, "vdb", 0).capacity_bytes == 4 * MIB
 
 
-def test_block_info_refusals(house, domain, refused, tmp_path):
+def test_block_info_refusals(house: House, domain: Domain, refused: Callable[..., VirError], tmp_path: Path) -> None:
     info = house.driver.domain_get_block_info
     refused((8, 10, "invalid argument: invalid path vdz not assigned to domain"), info, domain, "vdz", 0)
     refused((8, 10, "invalid argument: disk 'hdc' does not currently have a source assigned"), info, domain, "hdc", 0)
@@ -53,14 +56,16 @@ def test_block_info_refusals(house, domain, refused, tmp_path):
         ("vdb", MIB, BYTES, MIB),
     ],
 )
-def test_resize(house, domain, qemu_img, disk, size, flags, expected, tmp_path):
+def test_resize(
+    house: House, domain: Domain, qemu_img: Any, disk: Any, size: Any, flags: int, expected: Any, tmp_path: Path
+) -> None:
     house.driver.domain_block_resize(domain, disk, size, flags)
     assert house.driver.domain_get_block_info(domain, disk, 0).capacity_bytes == expected
     path, image_format = (tmp_path / "a.qcow2", "qcow2") if disk == "vda" else (tmp_path / "b.raw", "raw")
     assert qemu_img.info(path, image_format=image_format)["virtual-size"] == expected
 
 
-def test_resize_refusals(house, domain, refused):
+def test_resize_refusals(house: House, domain: Domain, refused: Callable[..., VirError]) -> None:
     resize = house.driver.domain_block_resize
     overflow = (82, 10, "numerical overflow: size must be less than 18014398509481983")
     refused(overflow, resize, domain, "nope", 2**60, 0)
@@ -79,7 +84,7 @@ def test_resize_refusals(house, domain, refused):
 
 
 @pytest.mark.parametrize("flags", [0, 1, 2])
-def test_detach_goes_by_target_alone(house, domain, tmp_path, flags):
+def test_detach_goes_by_target_alone(house: House, domain: Domain, tmp_path: Path, flags: int) -> None:
     house.driver.domain_detach_device(domain, disk_xml("/another", target="vdb"), flags)
     assert [disk.target for disk in house.driver.domain_list_disks(domain)] == ["vda", "hdc"]
     assert (tmp_path / "b.raw").exists()
@@ -102,13 +107,13 @@ DETACH_REFUSALS = {
 
 
 @pytest.mark.parametrize("case", DETACH_REFUSALS)
-def test_detach_refusals(house, domain, refused, case):
+def test_detach_refusals(house: House, domain: Domain, refused: Callable[..., VirError], case: str) -> None:
     xml, expected = DETACH_REFUSALS[case]
     refused(expected, house.driver.domain_detach_device, domain, xml, 0)
     assert len(house.driver.domain_list_disks(domain)) == 3
 
 
-def test_list_of_disks(house, make_chain, tmp_path):
+def test_list_of_disks(house: House, make_chain: Any, tmp_path: Path) -> None:
     chain = make_chain()
     domain = house.define(
         disk_xml(chain.top, more="<shareable/>"),

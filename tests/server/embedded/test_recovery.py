@@ -5,11 +5,15 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
-from server.embedded.house import disk_xml
+from server.embedded.house import House, disk_xml
 
-from virtblock.server.core.model import JobState
+from virtblock.server.core.errors import VirError
+from virtblock.server.core.model import Domain, JobState
 
 MIB = 1024 * 1024
 COPY, SHALLOW, REUSE = 8, 1, 2
@@ -17,16 +21,16 @@ PIVOT = 2
 
 
 @pytest.fixture
-def chain(make_chain):
+def chain(make_chain: Any) -> Any:
     return make_chain()
 
 
 @pytest.fixture
-def domain(house, chain):
+def domain(house: House, chain: Any) -> Any:
     return house.define(disk_xml(chain.top))
 
 
-def test_running_copy_begins_anew(house, domain, chain, qemu_img, tmp_path):
+def test_running_copy_begins_anew(house: House, domain: Domain, chain: Any, qemu_img: Any, tmp_path: Path) -> None:
     destination = tmp_path / "copy.qcow2"
     job_id = house.rebase(domain, destination, bandwidth=1)
     house.restart()
@@ -41,7 +45,7 @@ def test_running_copy_begins_anew(house, domain, chain, qemu_img, tmp_path):
     assert [status for _, _, _, status in house.block_events()] == [3, 3, 0, 0]
 
 
-def test_paused_copy_stays_paused(house, domain, tmp_path):
+def test_paused_copy_stays_paused(house: House, domain: Domain, tmp_path: Path) -> None:
     job_id = house.rebase(domain, tmp_path / "copy.qcow2", bandwidth=1)
     house.driver.block_job_pause(job_id)
     house.restart()
@@ -51,7 +55,9 @@ def test_paused_copy_stays_paused(house, domain, tmp_path):
     house.wait_ready(job_id)
 
 
-def test_reused_destination_begins_anew(house, domain, chain, qemu_img, tmp_path):
+def test_reused_destination_begins_anew(
+    house: House, domain: Domain, chain: Any, qemu_img: Any, tmp_path: Path
+) -> None:
     destination = qemu_img.create(tmp_path / "there.qcow2", "qcow2", chain.size_bytes)
     job_id = house.rebase(domain, destination, COPY | REUSE, bandwidth=1)
     house.restart()
@@ -62,14 +68,16 @@ def test_reused_destination_begins_anew(house, domain, chain, qemu_img, tmp_path
 
 
 @pytest.mark.parametrize(("flags", "state"), [(PIVOT, JobState.COMPLETED), (0, JobState.CANCELED)])
-def test_ready_is_ready_again(house, domain, chain, qemu_img, tmp_path, flags, state):
+def test_ready_is_ready_again(
+    house: House, domain: Domain, chain: Any, qemu_img: Any, tmp_path: Path, flags: int, state: Any
+) -> None:
     destination = tmp_path / "copy.qcow2"
     job_id = house.copied(domain, destination)
     before = house.jobs.get(job_id)
     house.restart()
     assert house.jobs.get(job_id) == before
     assert house.disk(domain).find("mirror").get("ready") == "yes"
-    info = house.driver.domain_get_block_job_info(domain, "vda", 0)
+    info = house.info(domain)
     assert info.cur == info.end
     assert set(house.driver.block_job_map(job_id, 16)) == {3}
     # Nobody writes to the source of a READY copy.
@@ -80,26 +88,26 @@ def test_ready_is_ready_again(house, domain, chain, qemu_img, tmp_path, flags, s
     assert qemu_img.is_same(destination, "qcow2", chain.top, "qcow2")
 
 
-def change_source(chain, destination):
+def change_source(chain: Any, destination: Any) -> Any:
     with chain.base.open("r+b") as file:
         file.seek(0, os.SEEK_END)
         file.write(b"\0" * 512)
     return str(chain.base), "was changed while the server was down"
 
 
-def replace_destination(chain, destination):
+def replace_destination(chain: Any, destination: Any) -> Any:
     shutil.copy(destination, f"{destination}.2")
     os.rename(f"{destination}.2", destination)
     return str(destination), "is not the file that it was"
 
 
-def remove_destination(chain, destination):
+def remove_destination(chain: Any, destination: Any) -> Any:
     destination.unlink()
     return str(destination), "is not the file that it was"
 
 
 @pytest.mark.parametrize("harm", [change_source, replace_destination, remove_destination])
-def test_ready_with_other_files_fails(house, domain, chain, tmp_path, harm):
+def test_ready_with_other_files_fails(house: House, domain: Domain, chain: Any, tmp_path: Path, harm: Any) -> None:
     destination = tmp_path / "copy.qcow2"
     job_id = house.copied(domain, destination)
     house.stop()
@@ -114,7 +122,7 @@ def test_ready_with_other_files_fails(house, domain, chain, tmp_path, harm):
     house.copied(domain, tmp_path / "next.qcow2")
 
 
-def test_running_whose_source_is_gone_fails(house, domain, chain, tmp_path):
+def test_running_whose_source_is_gone_fails(house: House, domain: Domain, chain: Any, tmp_path: Path) -> None:
     job_id = house.rebase(domain, tmp_path / "copy.qcow2", bandwidth=1)
     house.stop()
     chain.base.unlink()
@@ -124,8 +132,10 @@ def test_running_whose_source_is_gone_fails(house, domain, chain, tmp_path):
     assert str(chain.base) in job.reason
 
 
-def test_new_job_of_a_killed_process_fails(house, domain, tmp_path, monkeypatch):
-    def dies(self, *_):
+def test_new_job_of_a_killed_process_fails(
+    house: House, domain: Domain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dies(self: Any, *_: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("virtblock.server.drivers.embedded.copy_job.CopyJob.open_images", dies)
@@ -144,7 +154,7 @@ def test_new_job_of_a_killed_process_fails(house, domain, tmp_path, monkeypatch)
     house.copied(domain, tmp_path / "copy.qcow2")
 
 
-def test_abort_that_a_killed_process_had_promised(house, domain, chain, tmp_path):
+def test_abort_that_a_killed_process_had_promised(house: House, domain: Domain, chain: Any, tmp_path: Path) -> None:
     job_id = house.rebase(domain, tmp_path / "copy.qcow2", bandwidth=1)
     house.driver.close()
     house.jobs.transition(job_id, JobState.ABORTING)
@@ -154,7 +164,7 @@ def test_abort_that_a_killed_process_had_promised(house, domain, chain, tmp_path
     assert house.block_events() == [(8, str(chain.top), 2, 2), (16, "vda", 2, 2)]
 
 
-def test_pivot_that_a_killed_process_had_promised(house, domain, chain, tmp_path):
+def test_pivot_that_a_killed_process_had_promised(house: House, domain: Domain, chain: Any, tmp_path: Path) -> None:
     destination = tmp_path / "copy.qcow2"
     job_id = house.copied(domain, destination)
     house.driver.close()
@@ -168,16 +178,20 @@ def test_pivot_that_a_killed_process_had_promised(house, domain, chain, tmp_path
     assert house.jobs.get(job_id).state is JobState.COMPLETED
 
 
-def test_published_before_it_could_be_said(house, domain, chain, qemu_img, tmp_path, monkeypatch):
+def test_published_before_it_could_be_said(
+    house: House, domain: Domain, chain: Any, qemu_img: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Killed between the destination's last rename and the record of READY: it is READY, not copied again."""
     destination = tmp_path / "copy.qcow2"
 
-    def dies(self):
+    def dies(self: Any) -> None:
         raise SystemError("killed")
 
     monkeypatch.setattr("virtblock.server.drivers.embedded.copy_job.CopyJob._announce_ready", dies)
     job_id = house.rebase(domain, destination)
-    house.driver._copies.find(job_id).ended.wait(20)
+    copy_job = house.driver._copies.find(job_id)
+    assert copy_job is not None
+    copy_job.ended.wait(20)
     monkeypatch.undo()
     assert house.jobs.get(job_id).state is JobState.RUNNING
     inode = destination.stat().st_ino
@@ -189,7 +203,7 @@ def test_published_before_it_could_be_said(house, domain, chain, qemu_img, tmp_p
     assert qemu_img.is_same(destination, "qcow2", chain.top, "qcow2")
 
 
-def test_partial_file_of_a_killed_process_is_removed(house, domain, tmp_path):
+def test_partial_file_of_a_killed_process_is_removed(house: House, domain: Domain, tmp_path: Path) -> None:
     """Found by its inode, so that nobody else's file of that name is lost."""
     destination = tmp_path / "copy.qcow2"
     job_id = house.rebase(domain, destination, bandwidth=1)
@@ -209,7 +223,7 @@ def test_partial_file_of_a_killed_process_is_removed(house, domain, tmp_path):
     assert partial.read_bytes() == b"not ours"
 
 
-def test_record_that_cannot_be_read_fails_and_stops_nothing(house, domain, tmp_path):
+def test_record_that_cannot_be_read_fails_and_stops_nothing(house: House, domain: Domain, tmp_path: Path) -> None:
     broken = house.rebase(domain, tmp_path / "copy.qcow2", bandwidth=1)
     house.driver.close()
     house.jobs.update(broken, details={})
@@ -219,7 +233,9 @@ def test_record_that_cannot_be_read_fails_and_stops_nothing(house, domain, tmp_p
     house.copied(domain, tmp_path / "next.qcow2")
 
 
-def test_closed_driver_takes_no_new_job(house, domain, tmp_path, refused):
+def test_closed_driver_takes_no_new_job(
+    house: House, domain: Domain, tmp_path: Path, refused: Callable[..., VirError]
+) -> None:
     house.driver.close()
     refused((78, 10, "operation aborted: the server is stopping"), house.rebase, domain, tmp_path / "copy.qcow2")
     assert not (tmp_path / "copy.qcow2").exists()

@@ -3,33 +3,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import pytest
 from lxml import etree
-from server.embedded.house import disk_xml
+from server.embedded.house import House, disk_xml
 
 from virtblock.server.core.errors import VirError
-from virtblock.server.drivers.embedded import snapshots
+from virtblock.server.core.model import Domain
+from virtblock.server.drivers.embedded.definitions import Definitions
 
 MIB = 1024 * 1024
 DISK_ONLY, NO_METADATA, REUSE, ATOMIC, QUIESCE = 16, 4, 32, 128, 64
 
 
-def snapshot(*disks, name="s"):
+def snapshot(*disks: Any, name: Any = "s") -> Any:
     return f"<domainsnapshot><name>{name}</name><disks>{''.join(disks)}</disks></domainsnapshot>"
 
 
 @pytest.fixture
-def chain(make_chain):
+def chain(make_chain: Any) -> Any:
     return make_chain()
 
 
 @pytest.fixture
-def raw(make_image, tmp_path):
+def raw(make_image: Callable[..., Path], tmp_path: Path) -> Any:
     return make_image(tmp_path / "r.raw", "raw", 4 * MIB, writes=[(0, 65536, 7)])
 
 
 @pytest.fixture
-def domain(house, chain, raw):
+def domain(house: House, chain: Any, raw: Any) -> Any:
     return house.define(
         disk_xml(chain.top),
         disk_xml(raw, None, target="vdb"),
@@ -37,12 +42,14 @@ def domain(house, chain, raw):
     )
 
 
-def source(house, domain, target):
+def source(house: House, domain: Domain, target: Any) -> Any:
     return house.disk(domain, target, 2).find("source").get("file")
 
 
 @pytest.mark.parametrize("flags", [0, NO_METADATA, ATOMIC, QUIESCE])
-def test_all_disks_get_an_overlay_with_libvirts_name(house, domain, chain, raw, qemu_img, sha256_of, flags):
+def test_all_disks_get_an_overlay_with_libvirts_name(
+    house: House, domain: Domain, chain: Any, raw: Any, qemu_img: Any, sha256_of: Callable[[Path], str], flags: int
+) -> None:
     digests = [sha256_of(file) for file in (*chain.files, raw)]
     name, xml = house.driver.domain_snapshot_create_xml(domain, snapshot(), DISK_ONLY | flags)
     overlay, raw_overlay = chain.top.parent / "snap2.s", raw.parent / "r.s"
@@ -54,7 +61,7 @@ def test_all_disks_get_an_overlay_with_libvirts_name(house, domain, chain, raw, 
     assert qemu_img.is_same(overlay, "qcow2", chain.top, "qcow2")
     assert qemu_img.is_same(raw_overlay, "qcow2", raw, "raw")
     assert [sha256_of(file) for file in (*chain.files, raw)] == digests
-    root = etree.fromstring(xml)
+    root: Any = etree.fromstring(xml)
     assert [child.tag for child in root] == ["name", "state", "creationTime", "memory", "disks", "domain"]
     assert [(disk.get("name"), disk.get("snapshot")) for disk in root.find("disks")] == [
         ("vda", "external"),
@@ -66,13 +73,13 @@ def test_all_disks_get_an_overlay_with_libvirts_name(house, domain, chain, raw, 
     house.copied(domain, chain.top.parent / "copy.qcow2")
 
 
-def test_second_snapshot_replaces_the_suffix(house, domain, chain):
+def test_second_snapshot_replaces_the_suffix(house: House, domain: Domain, chain: Any) -> None:
     house.driver.domain_snapshot_create_xml(domain, snapshot(), DISK_ONLY)
     house.driver.domain_snapshot_create_xml(domain, snapshot(name="t.u"), DISK_ONLY)
     assert source(house, domain, "vda") == str(chain.top.parent / "snap2.t.u")
 
 
-def test_named_file_and_one_disk(house, domain, raw, chain, tmp_path):
+def test_named_file_and_one_disk(house: House, domain: Domain, raw: Any, chain: Any, tmp_path: Path) -> None:
     path = tmp_path / "mine.qcow2"
     request = snapshot(
         f"<disk name='{raw}' snapshot='external'><source file='{path}'/></disk>", "<disk name='vda' snapshot='no'/>"
@@ -81,12 +88,21 @@ def test_named_file_and_one_disk(house, domain, raw, chain, tmp_path):
     assert (source(house, domain, "vda"), source(house, domain, "vdb")) == (str(chain.top), str(path))
 
 
-def test_name_is_the_time_when_none_is_given(house, domain):
+def test_name_is_the_time_when_none_is_given(house: House, domain: Domain) -> None:
     name, _ = house.driver.domain_snapshot_create_xml(domain, "<domainsnapshot/>", DISK_ONLY)
     assert name.isdecimal()
 
 
-def test_reused_overlay(house, domain, chain, raw, qemu_img, sha256_of, tmp_path, refused):
+def test_reused_overlay(
+    house: House,
+    domain: Domain,
+    chain: Any,
+    raw: Any,
+    qemu_img: Any,
+    sha256_of: Callable[[Path], str],
+    tmp_path: Path,
+    refused: Callable[..., VirError],
+) -> None:
     path = tmp_path / "mine.qcow2"
     request = snapshot(f"<disk name='vda'><source file='{path}'/></disk>", "<disk name='vdb' snapshot='no'/>")
     message = f"missing existing file for disk vda: {path}: No such file or directory"
@@ -98,7 +114,7 @@ def test_reused_overlay(house, domain, chain, raw, qemu_img, sha256_of, tmp_path
     assert sha256_of(path) == digest
 
 
-def test_chain_in_the_definition_goes_below_the_overlay(house, chain):
+def test_chain_in_the_definition_goes_below_the_overlay(house: House, chain: Any) -> None:
     below = f"<backingStore type='file'><format type='qcow2'/><source file='{chain.snap1}'/></backingStore>"
     domain = house.define(disk_xml(chain.top, more=below))
     house.driver.domain_snapshot_create_xml(domain, snapshot(), DISK_ONLY)
@@ -168,19 +184,23 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("case", REFUSALS)
-def test_refusals(house, domain, refused, tmp_path, case):
+def test_refusals(house: House, domain: Domain, refused: Callable[..., VirError], tmp_path: Path, case: str) -> None:
     xml, flags, expected = REFUSALS[case]
     before = sorted(tmp_path.rglob("*"))
     refused(expected, house.driver.domain_snapshot_create_xml, domain, xml, DISK_ONLY | flags)
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_without_disk_only_the_default_is_internal(house, domain, refused):
+def test_without_disk_only_the_default_is_internal(
+    house: House, domain: Domain, refused: Callable[..., VirError]
+) -> None:
     message = "Operation not supported: internal snapshot of disk 'vda' is not supported, only external ones are"
     refused((84, 10, message), house.driver.domain_snapshot_create_xml, domain, snapshot(), NO_METADATA)
 
 
-def test_existing_file_and_missing_folder(house, domain, refused, chain, raw, tmp_path):
+def test_existing_file_and_missing_folder(
+    house: House, domain: Domain, refused: Callable[..., VirError], chain: Any, raw: Any, tmp_path: Path
+) -> None:
     """All or nothing: what fails for the second disk leaves nothing of the first."""
     create = house.driver.domain_snapshot_create_xml
     request = snapshot(f"<disk name='vdb'><source file='{raw}'/></disk>")
@@ -193,18 +213,20 @@ def test_existing_file_and_missing_folder(house, domain, refused, chain, raw, tm
     assert not (chain.top.parent / "snap2.s").exists()
 
 
-def test_definition_that_cannot_be_stored_leaves_no_overlay(house, domain, chain, monkeypatch):
-    def full(self, definition):
+def test_definition_that_cannot_be_stored_leaves_no_overlay(
+    house: House, domain: Domain, chain: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Any, definition: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(snapshots.Definitions, "save", full)
+    monkeypatch.setattr(Definitions, "save", full)
     with pytest.raises(OSError, match="No space"):
         house.driver.domain_snapshot_create_xml(domain, snapshot(), DISK_ONLY)
     assert not (chain.top.parent / "snap2.s").exists()
     assert source(house, domain, "vda") == str(chain.top)
 
 
-def test_source_that_is_gone(house, domain, chain):
+def test_source_that_is_gone(house: House, domain: Domain, chain: Any) -> None:
     chain.top.unlink()
     with pytest.raises(VirError, match="Cannot access storage file"):
         house.driver.domain_snapshot_create_xml(domain, snapshot(), DISK_ONLY)
