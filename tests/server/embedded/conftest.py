@@ -18,9 +18,10 @@ def make_house(tmp_path: Path) -> Iterator[Callable[..., House]]:
     """Makes houses and closes them in the end."""
     houses: list[House] = []
 
-    def make(**options: Any) -> House:
-        folder = tmp_path / f"state{len(houses)}"
-        folder.mkdir()
+    def make(folder: Path | None = None, **options: Any) -> House:
+        if folder is None:
+            folder = tmp_path / f"state{len(houses)}"
+            folder.mkdir()
         houses.append(House(folder, **options))
         return houses[-1]
 

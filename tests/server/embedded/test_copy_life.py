@@ -15,7 +15,7 @@ from server.embedded.house import House, disk_xml
 
 from virtblock.server.core.errors import VirError
 from virtblock.server.core.jobs import JobFilter
-from virtblock.server.core.model import BlockJobInfo, Domain, JobState
+from virtblock.server.core.model import BlockJobInfo, Domain, JobState, ParameterType, TypedParameter
 
 MIB = 1024 * 1024
 COPY, SHALLOW, REUSE, RAW = 8, 1, 2, 4
@@ -348,3 +348,47 @@ def test_failed_while_copying_keeps_the_reason(house: House, domain: Domain, cha
     assert str(chain.base) in message
     assert not destination.exists() or destination.stat().st_size == 0
     assert house.info(domain) is None
+
+
+def test_chain_that_the_destination_names_may_come_until_the_pivot(
+    house: House, domain: Domain, chain: Any, qemu_img: Any, tmp_path: Path
+) -> None:
+    below = tmp_path / "below.qcow2"
+    overlay = qemu_img.create(tmp_path / "overlay.qcow2", "qcow2", chain.size_bytes)
+    qemu_img("rebase", "-u", "-f", "qcow2", "-b", below, "-F", "qcow2", overlay)
+    named = f"<backingStore type='file'><format type='qcow2'/><source file='{below}'/><backingStore/></backingStore>"
+    xml = f"<disk type='file'><driver type='qcow2'/><source file='{overlay}'/>{named}</disk>"
+    job_id = house.copy(domain, xml, SHALLOW | REUSE)
+    house.wait_ready(job_id)
+    shown = house.disk(domain).find("mirror").find("backingStore")
+    assert shown.find("source").get("file") == str(below)
+    with pytest.raises(VirError, match="Cannot access backing file"):
+        house.driver.domain_block_job_abort(domain, "vda", PIVOT)
+    qemu_img("convert", "-O", "qcow2", chain.snap1, below)
+    house.driver.domain_block_job_abort(domain, "vda", PIVOT)
+    assert house.disk(domain, flags=2).find("backingStore").find("source").get("file") == str(below)
+    assert qemu_img.is_same(overlay, "qcow2", chain.top, "qcow2")
+
+
+def test_new_overlay_on_the_chain_that_the_destination_names(
+    house: House, domain: Domain, chain: Any, qemu_img: Any, tmp_path: Path
+) -> None:
+    below = tmp_path / "below.qcow2"
+    qemu_img("convert", "-O", "qcow2", chain.snap1, below)
+    named = f"<backingStore type='file'><format type='qcow2'/><source file='{below}'/></backingStore>"
+    xml = f"<disk type='file'><source file='{tmp_path}/new.qcow2'/>{named}</disk>"
+    house.wait_ready(house.copy(domain, xml, SHALLOW))
+    house.driver.domain_block_job_abort(domain, "vda", PIVOT)
+    assert qemu_img.info(tmp_path / "new.qcow2")["backing-filename"] == str(below)
+    assert qemu_img.is_same(tmp_path / "new.qcow2", "qcow2", chain.top, "qcow2")
+
+
+@pytest.mark.parametrize("granularity", [0, 512, 64 * MIB])
+@pytest.mark.parametrize("image_format", ["raw", "qcow2"])
+def test_every_granularity_that_libvirt_takes(
+    house: House, domain: Domain, chain: Any, qemu_img: Any, tmp_path: Path, granularity: int, image_format: str
+) -> None:
+    xml = f"<disk type='file'><driver type='{image_format}'/><source file='{tmp_path}/x'/></disk>"
+    house.wait_ready(house.copy(domain, xml, 0, TypedParameter("granularity", ParameterType.UINT, granularity)))
+    house.driver.domain_block_job_abort(domain, "vda", 0)
+    assert qemu_img.is_same(tmp_path / "x", image_format, chain.top, "qcow2")

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -239,3 +241,46 @@ def test_closed_driver_takes_no_new_job(
     house.driver.close()
     refused((78, 10, "operation aborted: the server is stopping"), house.rebase, domain, tmp_path / "copy.qcow2")
     assert not (tmp_path / "copy.qcow2").exists()
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from server.embedded.house import House, disk_xml
+state, top, destination, bandwidth = sys.argv[1:]
+house = House(Path(state))
+domain = house.define(disk_xml(top))
+job_id = house.rebase(domain, destination, bandwidth=int(bandwidth))
+if bandwidth == "0":
+    house.wait_ready(job_id)
+print(job_id, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(("bandwidth", "state"), [("1", JobState.RUNNING), ("0", JobState.READY)])
+def test_killed_process(
+    make_house: Callable[..., House], chain: Any, qemu_img: Any, tmp_path: Path, bandwidth: str, state: JobState
+) -> None:
+    """SIGKILL while copying and when READY: the next process goes on, and the copy is whole."""
+    destination, folder = tmp_path / "copy.qcow2", tmp_path / "killed"
+    folder.mkdir()
+    arguments = [str(folder), str(chain.top), str(destination), bandwidth]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    with subprocess.Popen(
+        [sys.executable, "-c", KILLED, *arguments], stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stdout is not None
+        job_id = process.stdout.readline().strip()
+        process.kill()
+    assert job_id.startswith("vb-")
+    house = make_house(folder=folder)
+    job = house.jobs.get(job_id)
+    assert (job.state, job.is_restarted) == (state, state is JobState.RUNNING)
+    (domain,) = house.driver.list_all_domains(0)
+    house.driver.domain_block_job_set_speed(domain, "vda", 0, 0)
+    house.wait_ready(job_id)
+    house.driver.domain_block_job_abort(domain, "vda", PIVOT)
+    assert qemu_img.is_same(destination, "qcow2", chain.top, "qcow2")
+    assert not list(tmp_path.glob("*partial*"))

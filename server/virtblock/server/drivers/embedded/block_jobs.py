@@ -52,6 +52,8 @@ ABORT_FLAGS = int(sum(BlockJobAbortFlags))
 INFO_FLAGS = int(sum(BlockJobInfoFlags))
 SPEED_FLAGS = int(sum(BlockJobSetSpeedFlags))
 
+GRANULE_BYTES_MIN = 4096  # the engine's
+
 
 @dataclass(frozen=True)
 class CopyRequest:
@@ -234,10 +236,10 @@ class BlockJobs:
             destination=wanted.source,
             mode="top" if is_shallow else "full",
             is_reused=wanted.is_reused,
-            overlay_base=(given[0].path or "", given[0].format) if given else None,
+            overlay_base=(given[0].path or "", given[0].format) if given and not wanted.is_reused else None,
             shown_backing=shown,
             given_backing=given,
-            granule_bytes=request.parameters.granularity_bytes,
+            granule_bytes=_granule_bytes(request.parameters.granularity_bytes),
         )
 
     def _begin(self, definition: Definition, disk: DiskDefinition, spec: CopySpec, request: CopyRequest) -> CopyJob:
@@ -332,6 +334,11 @@ class BlockJobs:
             self._context.jobs.get(job_id)
             raise report(ErrorNumber.OPERATION_INVALID, f"block job '{job_id}' is not active")
         return copy_job
+
+
+def _granule_bytes(granularity_bytes: int) -> int:
+    """libvirt takes granularities that are finer than the engine's; coarser is never wrong, only less exact."""
+    return max(granularity_bytes, GRANULE_BYTES_MIN) if granularity_bytes else 0
 
 
 def domain_not_running() -> VirError:

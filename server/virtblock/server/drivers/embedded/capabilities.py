@@ -31,8 +31,8 @@ def encoded_version() -> int:
 
 
 def host_name() -> str:
-    """The host's name, canonical where the resolver knows it."""
-    return socket.getfqdn() or socket.gethostname()
+    """The host's name as the kernel has it: a look-up in the network could hold the call for seconds."""
+    return socket.gethostname()
 
 
 def capabilities_xml() -> str:
