@@ -12,10 +12,23 @@ from conformance.guests import KIB, MIB, Guest
 from conformance.routes import CoreRoute, GrpcRoute, Route
 
 
+@pytest.fixture(scope="session")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GrpcRoute]:
+    """One daemon for all cases: starting one takes longer than most of them."""
+    made = GrpcRoute(tmp_path_factory.mktemp("daemon"))
+    yield made
+    made.close()
+
+
 @pytest.fixture(params=["core", "grpc"])
 def route(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Route]:
-    """Both ways in, one after the other; no folder is excluded by policy."""
-    made = (CoreRoute if request.param == "core" else GrpcRoute)(tmp_path / "server")
+    """Both ways in; no folder is excluded by policy."""
+    if request.param == "grpc":
+        shared: GrpcRoute = request.getfixturevalue("daemon")
+        yield shared
+        shared.clear()
+        return
+    made = CoreRoute(tmp_path / "server")
     yield made
     made.close()
 

@@ -7,6 +7,7 @@ or raise `Refused`. A case that passes on one route and not on the other has fou
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import shutil
 import subprocess
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from google.rpc import status_pb2
+from google.rpc import status_pb2  # type: ignore[import-untyped]
 
 from virtblock.engine import PathPolicy
 from virtblock.server.core.block_api import BlockApi
@@ -116,6 +117,8 @@ class Route(ABC):
     def newest_job(self) -> str | None:
         """Id of the job begun last, ended or not."""
 
+    @abstractmethod
+    def close(self) -> None: ...
     def wait(self, job_id: str, *states: str, timeout_s: float = JOB_TIMEOUT_S) -> tuple[str, Refused | None]:
         """Polls until the job is in one of the states; the job's end in another one fails the test."""
         deadline = time.monotonic() + timeout_s
@@ -261,6 +264,15 @@ class GrpcRoute(Route):
         self._log.close()
         shutil.rmtree(self._socket.parent, ignore_errors=True)
         assert code == 0, f"the daemon ended with {code}"
+
+    def clear(self) -> None:
+        """Ends every job and forgets every domain, so that the daemon serves the next case as a new one would."""
+        filters = block_job_service_pb2.ListBlockJobsRequest(page_size=1000)
+        for job in self._do(self._jobs.ListBlockJobs, filters).jobs:
+            with contextlib.suppress(Refused):  # it may end by itself
+                self.abort(job.domain.name, job.disk)
+        for domain in self._do(self._connect.ListAllDomains, connect_service_pb2.ListAllDomainsRequest()).domains:
+            self.undefine(domain.name)
 
     def _do(self, call: Any, request: Any) -> Any:
         try:

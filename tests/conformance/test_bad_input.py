@@ -42,13 +42,14 @@ def copy_must_fail(
     route: Route, destination: Path, flags: int = COPY, *, numbers: tuple[int, ...], names: Path
 ) -> Refused:
     """Starts a copy that fails in the call or later; returns its error, after the job was seen FAILED with it."""
+    earlier = route.newest_job()
     refused: Refused | None = None
     try:
         route.rebase("guest", "vda", str(destination), 0, flags)
     except Refused as refusal:
         refused = refusal
     job = route.newest_job()
-    assert job is not None, f"no record of the failure was kept: {refused}"
+    assert job is not None and job != earlier, f"no record of the failure was kept: {refused}"
     _, error = route.wait(job, "failed")
     assert error is not None
     assert refused is None or refused.message == error.message

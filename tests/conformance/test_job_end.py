@@ -146,13 +146,11 @@ def test_end_twice_async(guest: Guest) -> None:
 
 
 @pytest.mark.parametrize("flags", [0, PIVOT])
-def test_end_on_an_unknown_disk(guest: Guest, flags: int) -> None:
-    for disk in ("vdz", "", "/no/such/image"):
-        guest.assert_refused(
-            INVALID_ARG,
-            lambda disk=disk: guest.route.abort("guest", disk, flags),
-            f"disk '{disk}' not found in domain",
-        )
+@pytest.mark.parametrize("disk", ["vdz", "", "/no/such/image"])
+def test_end_on_an_unknown_disk(guest: Guest, disk: str, flags: int) -> None:
+    guest.assert_refused(
+        INVALID_ARG, lambda: guest.route.abort("guest", disk, flags), f"disk '{disk}' not found in domain"
+    )
 
 
 def test_unknown_abort_flags(raw_guest: Guest) -> None:
@@ -246,13 +244,13 @@ def test_speed_limit_overflow(raw_guest: Guest) -> None:
     )
 
 
-def test_relative_destination(raw_guest: Guest) -> None:
-    for base in ("image", "./image", "../image", ""):
-        raw_guest.assert_refused(
-            INVALID_ARG,
-            lambda base=base: raw_guest.route.rebase("guest", "vda", base, 0, COPY),
-            "absolute path must be used as block copy target",
-        )
+@pytest.mark.parametrize("base", ["image", "./image", "../image", ""])
+def test_relative_destination(raw_guest: Guest, base: str) -> None:
+    raw_guest.assert_refused(
+        INVALID_ARG,
+        lambda: raw_guest.route.rebase("guest", "vda", base, 0, COPY),
+        "absolute path must be used as block copy target",
+    )
 
 
 def test_no_destination(raw_guest: Guest) -> None:
