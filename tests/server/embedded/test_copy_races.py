@@ -49,7 +49,9 @@ class Stage:
 
     def open_chain(self, layers: Any, policy: Any, *, terminated: Any, lock: Any) -> Any:
         self.open_count += 1
-        return SimpleNamespace(layers=(self.layer,), size_bytes=4 * MIB, close=self.close_one)
+        return SimpleNamespace(
+            layers=(self.layer,), size_bytes=4 * MIB, required_bytes=lambda *_: 0, close=self.close_one
+        )
 
     def open_copy(self, chain: Any, path: Any, image_format: Any, policy: Any, **options: Any) -> Any:
         self.opening.set()

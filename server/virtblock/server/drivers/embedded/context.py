@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 from weakref import WeakValueDictionary
 
 from virtblock import engine
@@ -29,6 +29,9 @@ class OpenChain(Protocol):
     def layers(self) -> tuple[ImageInfo, ...]: ...
     @property
     def size_bytes(self) -> int: ...
+    def required_bytes(
+        self, format: Literal["raw", "qcow2"], mode: Literal["full", "top"] = "full", cluster_size_bytes: int = 65536
+    ) -> int: ...
     def close(self) -> None: ...
 
 

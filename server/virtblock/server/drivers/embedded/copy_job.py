@@ -69,14 +69,19 @@ class CopyJob:
         """The record as it is now."""
         return self.context.jobs.get(self.job_id)
 
-    def open_images(self, bandwidth_bytes_per_s: int, before_copy: Callable[[OpenChain], None] | None = None) -> None:
-        """Opens and locks source and destination. `before_copy` sees the open chain and may refuse. VirError."""
+    def open_images(
+        self, bandwidth_bytes_per_s: int, before_copy: Callable[[OpenChain, CopySpec], None] | None = None
+    ) -> None:
+        """Opens and locks source and destination. VirError.
+
+        `before_copy` sees the open chain before the destination is touched; it may refuse, or prepare the destination.
+        """
         self._open_chain()
         assert self._chain is not None
-        if before_copy is not None:
-            before_copy(self._chain)
         self._complete_overlay_base(self._chain)
-        base = self.spec.overlay_base
+        if before_copy is not None:
+            before_copy(self._chain, self.spec)
+        base = None if self.spec.is_reused else self.spec.overlay_base
         try:
             self._copy = self.context.doors.open_copy(
                 self._chain,
@@ -253,7 +258,7 @@ class CopyJob:
 
     def _complete_overlay_base(self, chain: OpenChain) -> None:
         """A new overlay records the image right below the source, by its absolute path and with its format."""
-        if self.spec.mode == "top" and not self.spec.is_reused and self.spec.overlay_base is None:
+        if self.spec.mode == "top" and not self.spec.reuses_chain and self.spec.overlay_base is None:
             below = chain.layers[1]
             self.spec = replace(self.spec, overlay_base=(below.path, below.format))
 

@@ -43,6 +43,7 @@ class Destination:
     format: str | None = None
     backing: tuple[ImageSource, ...] | None = None
     is_reused: bool = False
+    is_formatted: bool = False  # a block device that gets an empty qcow2 image first
 
     @property
     def source(self) -> ImageSource:
@@ -131,19 +132,20 @@ def check_existence(disk: DiskDefinition, destination: Destination) -> Destinati
     return destination
 
 
-def choose_format(context: Context, disk: DiskDefinition, destination: Destination) -> Destination:
-    """The given format; else the source's.
+def choose_format(context: Context, disk: DiskDefinition, destination: Destination, *, may_probe: bool) -> Destination:
+    """The given format; else the source's; with REUSE_EXT what the file's first bytes say.
 
-    With REUSE_EXT, and for a block device, what its first bytes say (67 when they cannot be read).
+    67 for a file whose format cannot be found out. A block device without REUSE_EXT gets the format put on.
     """
     assert disk.source is not None
     image_format = destination.format
     if image_format is None:
-        image_format = _probed(context, destination) if destination.is_reused else disk.source.format
+        image_format = _probed(context, destination) if may_probe else disk.source.format
     if image_format not in COPIED_FORMATS:
         detail = f"block copy into an image of format '{image_format}' is not supported"
         raise report(ErrorNumber.CONFIG_UNSUPPORTED, detail)
-    return replace(destination, format=image_format)
+    is_formatted = destination.is_reused and not may_probe and image_format == "qcow2"
+    return replace(destination, format=image_format, is_formatted=is_formatted)
 
 
 def require_shareable(disk: DiskDefinition, destination: Destination) -> None:

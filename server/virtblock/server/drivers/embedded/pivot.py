@@ -44,7 +44,7 @@ def _with_destination(definition: Definition, disk: DiskDefinition, spec: CopySp
     """
     if spec.mode == "full":
         return with_source(definition, disk.target, spec.destination, is_terminated=True)
-    if spec.given_backing or spec.is_reused:
+    if spec.given_backing or spec.reuses_chain:
         return with_source(definition, disk.target, spec.destination, backing=spec.given_backing)
     return with_source(
         definition, disk.target, spec.destination, backing=disk.backing, is_terminated=disk.is_terminated
