@@ -2,9 +2,9 @@
 /*
  * The table of system calls, made to fail on purpose and to keep a log of what was changed.
  *
- * While it is installed, every call is counted, one can be made to fail, descriptors are counted, and every change to files opened for writing is
- * logged with its content. From the log, the states can be built in which a crash may leave one file: what was synced is there, of what came
- * after the last sync any part may be. One lane only: the log has one order.
+ * While it is installed, every call is counted, one can be made to fail, descriptors are counted, and every change to files
+ * opened for writing is logged with its content. From the log, the states can be built in which a crash may leave one file:
+ * what was synced is there, of what came after the last sync any part may be. One lane only: the log has one order.
  */
 #ifndef SYS_RECORDER_H
 #define SYS_RECORDER_H
@@ -34,8 +34,8 @@ bool recorder_stop(void);
 int recorder_open_fds(void);
 void recorder_forget(void);
 
-/* Makes `path` what a crash after the first `count` records may leave of the file `inode` that had `before` as content: all that was synced by then,
- * and of the rest what `seed` chooses (0: nothing, 1: all). */
+/* Makes `path` what a crash after the first `count` records may leave of the file `inode` that had `before` as content: all
+ * that was synced by then, and of the rest what `seed` chooses (0: nothing, 1: all). */
 void make_crashed(const char *path, const uint8_t *before, uint64_t before_bytes, uint64_t inode, size_t count,
 		  unsigned long long seed);
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Whole copies: every format, cluster size, lane count and granule, onto new and existing destinations; control; and what is left after a failure. */
+/* Whole copies: every format, cluster size, lane count and granule, onto new and existing destinations; control; and what
+ * is left after a failure. */
 #include <pthread.h>
 #include <sys/stat.h>
 #include <unistd.h>

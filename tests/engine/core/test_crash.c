@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Crashes, replayed: from the log of what a writer changed and synced, files are built as a power loss may leave them at any moment, and
- * judged. A destination that is not complete never looks complete; an image that a tool changes stays a good image.
+ * Crashes, replayed: from the log of what a writer changed and synced, files are built as a power loss may leave them at any
+ * moment, and judged. A destination that is not complete never looks complete; an image that a tool changes stays a good
+ * image.
  */
 #include <sys/stat.h>
 #include <unistd.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Existing qcow2 images written in place: every refcount width, tables that must grow, snapshots that must stay, features that are given
- * up or refused, and images that lie about themselves.
+ * Existing qcow2 images written in place: every refcount width, tables that must grow, snapshots that must stay, features that
+ * are given up or refused, and images that lie about themselves.
  */
 #include <fcntl.h>
 #include <unistd.h>

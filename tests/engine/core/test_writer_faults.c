@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Every system call of a copy fails once. Whatever fails: an error comes back (or the copy is complete), no descriptor is left open, and at
- * the destination's name there is nothing that could be taken for a complete image.
+ * Every system call of a copy fails once. Whatever fails: an error comes back (or the copy is complete), no descriptor is left
+ * open, and at the destination's name there is nothing that could be taken for a complete image.
  */
 #include <errno.h>
 #include <unistd.h>

@@ -5,8 +5,8 @@
  * Owns: one bit per granule, a summary level (one bit per 64-bit word below), and the set of granules claimed and in flight.
  * Invariants (QEMU's dirty-bit protocol): a lane clears bits when it claims them, before it reads; it sets them again when the
  * move fails; a write to the source sets them after the write. remaining = dirty + in flight. A granule in flight is never
- * claimed a second time, so two lanes never work on one granule; one that is set while in flight is claimed again after its release.
- * All functions are safe to call from many threads.
+ * claimed a second time, so two lanes never work on one granule; one that is set while in flight is claimed again after its
+ * release. All functions are safe to call from many threads.
  */
 #ifndef VB_BITMAP_H
 #define VB_BITMAP_H
@@ -42,7 +42,8 @@ void vb_bitmap_release(struct vb_bitmap *bitmap, uint64_t start_bytes, uint64_t 
 
 uint64_t vb_bitmap_dirty_bytes(const struct vb_bitmap *bitmap);      /* counted by granules, cut at the end of the disk */
 uint64_t vb_bitmap_in_flight_bytes(const struct vb_bitmap *bitmap);
-/* Dirty plus in flight, at one moment: it never rises but by vb_bitmap_set. A granule that is both counts twice: it has to move again. */
+/* Dirty plus in flight, at one moment: it never rises but by vb_bitmap_set. A granule that is both counts twice: it has to
+ * move again. */
 uint64_t vb_bitmap_remaining_bytes(const struct vb_bitmap *bitmap);
 
 /* Little-endian bit stream of the dirty set, bit i of byte i/8 (as in a persistent qcow2 bitmap); in flight counts as dirty. */

@@ -3,9 +3,9 @@
  * An existing qcow2 image that is being changed, shared by its two halves: qcow2_tables.c keeps the mapping tables,
  * qcow2_inplace_writer.c moves data. Internal to the core.
  *
- * Invariants, under the mutex: a table in memory is what the file will hold after the next checkpoint; a cluster is written in place only if the
- * image owns it alone (COPIED, refcount 1, claimed by no other entry or table of the image). An L2 entry names new data only after that
- * data was written; a checkpoint makes it durable before it writes the entry.
+ * Invariants, under the mutex: a table in memory is what the file will hold after the next checkpoint; a cluster is written in
+ * place only if the image owns it alone (COPIED, refcount 1, claimed by no other entry or table of the image). An L2 entry
+ * names new data only after that data was written; a checkpoint makes it durable before it writes the entry.
  */
 #ifndef VB_QCOW2_INPLACE_H
 #define VB_QCOW2_INPLACE_H

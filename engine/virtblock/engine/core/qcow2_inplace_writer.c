@@ -2,9 +2,10 @@
 /*
  * Existing qcow2 images: destinations that are reused, and images that a tool changes.
  *
- * Owns: the mark, and what becomes of each guest cluster. Invariants: see qcow2_inplace.h; the mutex is held to look up, allocate and
- * record, never while data moves; two lanes never touch one guest cluster at once, so what one of them looked up stays true while it
- * writes. A destination of a copy has VB_UNFINISHED_MAGIC durably before anything else of it changes, and its own magic as the last.
+ * Owns: the mark, and what becomes of each guest cluster. Invariants: see qcow2_inplace.h; the mutex is held to look up,
+ * allocate and record, never while data moves; two lanes never touch one guest cluster at once, so what one of them looked up
+ * stays true while it writes. A destination of a copy has VB_UNFINISHED_MAGIC durably before anything else of it changes, and
+ * its own magic as the last.
  */
 #include "qcow2_inplace.h"
 
@@ -95,7 +96,8 @@ struct segment {
 	uint64_t host_bytes;
 };
 
-/* Finds room for clusters [cluster, end): in place where the image owns them, else newly allocated. Takes as many as fit one segment. */
+/* Finds room for clusters [cluster, end): in place where the image owns them, else newly allocated. Takes as many as fit
+ * one segment. */
 static int find_room(struct inplace_writer *self, uint64_t cluster, uint64_t end, struct segment *segment, struct vb_error *error)
 {
 	uint64_t table_end = (cluster / table_entries(self) + 1) * table_entries(self);
@@ -188,7 +190,8 @@ static bool punch(const struct inplace_writer *self, uint64_t host_bytes, uint64
 				 (off_t)length) == 0;
 }
 
-/* Fills the segment from `bytes` (NULL: zeros). What its last cluster has beyond `length` becomes zeros too: were the disk to grow, it would show. */
+/* Fills the segment from `bytes` (NULL: zeros). What its last cluster has beyond `length` becomes zeros too: were the disk
+ * to grow, it would show. */
 static int fill(struct inplace_writer *self, const struct segment *segment, const uint8_t *bytes, uint64_t length,
 		struct vb_error *error)
 {

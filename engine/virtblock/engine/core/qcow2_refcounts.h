@@ -2,11 +2,11 @@
 /*
  * Reference counts of an existing qcow2 image, and allocation. Internal to the core.
  *
- * Owns: the refcount table, the refcount blocks that were touched, the next free cluster, and the references to drop later. Invariants: new
- * clusters come from behind every cluster that has a count, so nothing that is referenced is ever handed out, and nothing that is
- * dropped is handed out again. Counts go up in memory at once and reach the file before anything refers to the cluster; they go down only
- * after what referred to it was changed durably. So a crash between any two writes leaks clusters at most. Not thread safe: the
- * writer's mutex guards it.
+ * Owns: the refcount table, the refcount blocks that were touched, the next free cluster, and the references to drop later.
+ * Invariants: new clusters come from behind every cluster that has a count, so nothing that is referenced is ever handed out,
+ * and nothing that is dropped is handed out again. Counts go up in memory at once and reach the file before anything refers to
+ * the cluster; they go down only after what referred to it was changed durably. So a crash between any two writes leaks
+ * clusters at most. Not thread safe: the writer's mutex guards it.
  */
 #ifndef VB_QCOW2_REFCOUNTS_H
 #define VB_QCOW2_REFCOUNTS_H

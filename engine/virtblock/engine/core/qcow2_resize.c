@@ -2,8 +2,9 @@
 /*
  * Growing an existing qcow2 image.
  *
- * Owns: a longer L1 table where the old one is too short, and the order of the change. Invariants: the header names the old size and the
- * old L1 table until all that the new ones need is durable; both change in one write within the first sector. What is new reads as zeros.
+ * Owns: a longer L1 table where the old one is too short, and the order of the change. Invariants: the header names the old
+ * size and the old L1 table until all that the new ones need is durable; both change in one write within the first sector.
+ * What is new reads as zeros.
  */
 #include <stdlib.h>
 #include <string.h>

@@ -2,9 +2,9 @@
 /*
  * L1 and L2 tables of an existing qcow2 image that is being changed.
  *
- * Owns: the cache of L2 tables, what is known of who owns which host cluster, and the order in which metadata reaches the file.
- * Invariants: see qcow2_inplace.h. The image is not trusted: a table entry that another claims as well, or whose refcount is not what its
- * COPIED flag says, ends the work before a byte is written through it.
+ * Owns: the cache of L2 tables, what is known of who owns which host cluster, and the order in which metadata reaches the
+ * file. Invariants: see qcow2_inplace.h. The image is not trusted: a table entry that another claims as well, or whose
+ * refcount is not what its COPIED flag says, ends the work before a byte is written through it.
  */
 #include "qcow2_inplace.h"
 

@@ -2,9 +2,10 @@
 /*
  * The gate that every lane passes before it moves bytes: speed limit, pause and cancel.
  *
- * Owns: a token bucket in bytes, and the two states a person asks for. Invariants: over any time t at a limit of R bytes/s, at most
- * R * t + R / 10 bytes pass: bytes are paid for before they move, in slices of at most 100 ms worth, so a low limit is smooth too. A lane
- * that sleeps here wakes at once on cancel, on resume, and when the limit changes. Safe to call from any thread.
+ * Owns: a token bucket in bytes, and the two states a person asks for. Invariants: over any time t at a limit of R bytes/s, at
+ * most R * t + R / 10 bytes pass: bytes are paid for before they move, in slices of at most 100 ms worth, so a low limit is
+ * smooth too. A lane that sleeps here wakes at once on cancel, on resume, and when the limit changes. Safe to call from any
+ * thread.
  */
 #ifndef VB_THROTTLE_H
 #define VB_THROTTLE_H
