@@ -118,7 +118,7 @@ static int check_space(const struct vb_copy *copy, struct vb_error *error)
 	const struct vb_writer *destination = copy->destination;
 	struct statvfs room;
 
-	if (!copy->options.check_space || destination->spec.reuse)
+	if (!copy->options.check_space || destination->spec.reuse || destination->file.is_block_device)
 		return 0;
 	if (vb_sys->fstatvfs(destination->file.fd, &room))
 		return vb_fail(error, VB_ERROR_SYSTEM, errno, destination->file.path, -1,

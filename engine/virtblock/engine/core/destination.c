@@ -99,6 +99,39 @@ static struct vb_writer *open_reused(const struct vb_policy *policy, const struc
 	return vb_qcow2_inplace_writer_open(&file, spec, role, error);
 }
 
+/* What cannot be opened to look is none: opening it as a destination will tell why. */
+static bool names_block_device(const struct vb_policy *policy, const char *path)
+{
+	struct vb_error ignored;
+	struct vb_file file;
+
+	if (vb_policy_open(policy, path, O_RDONLY, 0, &file, &ignored))
+		return false;
+
+	bool result = file.is_block_device;
+
+	vb_file_close(&file);
+	return result;
+}
+
+/* A device is never made, so what the copy finds on it stays where it writes nothing: raw is zeroed, a new qcow2 refers to what it
+ * wrote alone. */
+static struct vb_writer *open_device(const struct vb_policy *policy, const struct vb_destination_spec *spec,
+				     const struct vb_chain *source, struct vb_error *error)
+{
+	struct vb_file file;
+
+	if (open_existing(policy, spec->path, &file, error))
+		return NULL;
+	if (vb_destination_check_source(&file, source, error) || vb_lock_image(&file, VB_LOCK_WRITER, error)) {
+		vb_file_close(&file);
+		return NULL;
+	}
+	if (spec->format == VB_FORMAT_RAW)
+		return vb_raw_writer_existing(&file, spec, VB_EXISTING_DESTINATION, error);
+	return vb_qcow2_linear_writer_new(NULL, &file, spec, error);
+}
+
 struct vb_writer *vb_writer_open(const struct vb_policy *policy, const struct vb_destination_spec *spec,
 				 const struct vb_chain *source, struct vb_error *error)
 {
@@ -106,6 +139,8 @@ struct vb_writer *vb_writer_open(const struct vb_policy *policy, const struct vb
 		return NULL;
 	if (spec->reuse)
 		return open_reused(policy, spec, VB_EXISTING_DESTINATION, source, error);
+	if (names_block_device(policy, spec->path))
+		return open_device(policy, spec, source, error);
 	return open_new(policy, spec, false, source, error);
 }
 

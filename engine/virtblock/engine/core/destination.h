@@ -4,7 +4,8 @@
  *
  * Owns: the life of a new destination's two files, and the common part of every writer.
  * Invariants: a constructor takes over the files it is given, also on failure. `target` is the empty file at PATH, held open and
- * locked so that no second copy can start for the same PATH; `file` is the partial file. For an existing destination only `file` is there.
+ * locked so that no second copy can start for the same PATH; `file` is the partial file. For an existing destination, and for a
+ * block device, only `file` is there.
  */
 #ifndef VB_DESTINATION_H
 #define VB_DESTINATION_H
@@ -21,6 +22,7 @@ struct vb_writer *vb_raw_writer_new(struct vb_file *target, struct vb_file *file
 				    struct vb_error *error);
 struct vb_writer *vb_raw_writer_existing(struct vb_file *file, const struct vb_destination_spec *spec,
 					 enum vb_existing_role role, struct vb_error *error);
+/* `target` NULL: `file` is a block device, which gets the image from its beginning. */
 struct vb_writer *vb_qcow2_linear_writer_new(struct vb_file *target, struct vb_file *file,
 					     const struct vb_destination_spec *spec, struct vb_error *error);
 /* Whether such an image can be made: cluster size, backing file's name and format. */

@@ -16,8 +16,7 @@
 static int check_empty(const struct vb_file *file, struct vb_error *error)
 {
 	if (file->is_block_device)
-		return vb_fail(error, VB_ERROR_EXISTS, 0, file->path, -1,
-			       "The destination is a block device, which can only be reused");
+		return vb_fail(error, VB_ERROR_EXISTS, 0, file->path, -1, "The destination is a block device, which cannot be made");
 	if (file->size_bytes)
 		return vb_fail(error, VB_ERROR_EXISTS, 0, file->path, -1,
 			       "The destination already exists and is not empty (%llu bytes)",

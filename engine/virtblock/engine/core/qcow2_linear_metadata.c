@@ -220,6 +220,8 @@ static int set_file_end(const struct generator *generator, struct vb_error *erro
 	const struct vb_file *file = &generator->self->base.file;
 	uint64_t end_bytes = (generator->used_end + generator->block_count) * generator->cluster_bytes;
 
+	if (generator->self->is_device)
+		return 0;
 	if (vb_sys->ftruncate(file->fd, (off_t)end_bytes))
 		return vb_fail(error, VB_ERROR_SYSTEM, errno, file->path, -1, "Cannot set the file's length to %llu bytes",
 			       (unsigned long long)end_bytes);

@@ -2,11 +2,11 @@
 /*
  * New qcow2 destinations, written front to back (version 3, 16-bit refcounts).
  *
- * Owns: the partial file, and which data clusters were written. Invariants: the layout never changes after prepare(). A cluster is
+ * Owns: the partial file or block device, and which data clusters were written. Invariants: the layout never changes after prepare(). A cluster is
  * referenced by the image exactly when its bit in `written` is set; one that is planned but was found to be zero stays a hole of the file, with
  * refcount 0, and its L2 entry says "zero" where a backing file would show through and nothing otherwise. Metadata
  * exists nowhere but in the plan's runs and these bits until publish() generates it; the header is the last thing written, so the
- * partial file is no image before all else is durable.
+ * partial file, or the device, is no image before all else is durable.
  */
 #include "qcow2_linear_writer.h"
 
@@ -17,9 +17,25 @@
 
 #include "sys.h"
 
+#define VB_DEVICE_HEADER_BYTES 4096u   /* the largest logical block: holds the magic, and is written whole */
+
 static struct linear_writer *linear(struct vb_writer *writer)
 {
 	return (struct linear_writer *)writer;
+}
+
+/* Room for everything, and no header: what the device held opens no more, and what it gets opens only when it is complete. */
+static int prepare_device(struct linear_writer *self, struct vb_error *error)
+{
+	static const uint8_t zeros[VB_DEVICE_HEADER_BYTES];
+	const struct vb_file *file = &self->base.file;
+
+	if (self->layout.file_size_bytes > file->size_bytes)
+		return vb_fail(error, VB_ERROR_SPACE, 0, file->path, -1, "The copy needs up to %llu bytes, the block device has %llu",
+			       (unsigned long long)self->layout.file_size_bytes, (unsigned long long)file->size_bytes);
+	if (vb_pwrite_full(file->fd, file->path, zeros, sizeof(zeros), 0, error))
+		return -1;
+	return vb_writer_sync(&self->base, error);
 }
 
 static int linear_prepare(struct vb_writer *writer, const struct vb_plan *plan, struct vb_error *error)
@@ -37,7 +53,7 @@ static int linear_prepare(struct vb_writer *writer, const struct vb_plan *plan, 
 	if (!self->written)
 		return vb_fail(error, VB_ERROR_MEMORY, 0, writer->file.path, -1, "No memory for the map of %llu clusters",
 			       (unsigned long long)self->layout.data_count);
-	return 0;
+	return self->is_device ? prepare_device(self, error) : 0;
 }
 
 /* Sets or clears the bits [first, first + count); lanes may share the words at both ends. */
@@ -124,6 +140,10 @@ static int linear_publish(struct vb_writer *writer, struct vb_error *error)
 		return -1;
 	if (vb_qcow2_linear_write_header(self, error) || vb_writer_sync(writer, error))
 		return -1;
+	if (self->is_device) {
+		writer->published = true;
+		return 0;
+	}
 	return vb_new_file_publish(writer, &self->target, error);
 }
 
@@ -131,7 +151,8 @@ static void linear_close(struct vb_writer *writer)
 {
 	struct linear_writer *self = linear(writer);
 
-	vb_new_file_close(writer, &self->target);
+	if (!self->is_device)
+		vb_new_file_close(writer, &self->target);
 	vb_writer_release(writer);
 	vb_qcow2_layout_free(&self->layout);
 	free(self->written);
@@ -185,7 +206,9 @@ struct vb_writer *vb_qcow2_linear_writer_new(struct vb_file *target, struct vb_f
 		vb_new_file_discard(target, file);
 		return NULL;
 	}
-	self->target = *target;
+	self->is_device = target == NULL;
+	if (target)
+		self->target = *target;
 	if (vb_writer_init(&self->base, &linear_ops, file, spec, error)) {
 		linear_close(&self->base);
 		return NULL;

@@ -13,7 +13,8 @@
 
 struct linear_writer {
 	struct vb_writer base;
-	struct vb_file target;
+	struct vb_file target;        /* unused for a block device */
+	bool is_device;
 	struct vb_qcow2_layout layout;
 	bool has_zero_entries;        /* top mode: what reads as zeros must say so */
 	_Atomic uint64_t *written;    /* one bit per data cluster, by rank */

@@ -9,7 +9,7 @@
  * - An existing qcow2 is marked unfinished (its magic replaced by VB_UNFINISHED_MAGIC) durably before its first change, and gets its
  *   magic back as the last, durable step of publish(). An existing raw file carries VB_UNFINISHED_TRAILER, 512 bytes behind its
  *   virtual size, from before the first change until publish(). Both marks are recognised and taken over when such a destination is
- *   reused again. A block device cannot be marked.
+ *   reused again. A block device has no partial name: raw carries no mark there, a new qcow2 gets its header last.
  * - write() and zero() are called by many lanes at once, never twice at once for one unit; ranges are unit aligned but at the
  *   end of the disk.
  */
@@ -28,7 +28,7 @@ enum vb_preallocation { VB_PREALLOCATION_OFF = 0, VB_PREALLOCATION_METADATA = 1,
 struct vb_destination_spec {
 	const char *path;
 	enum vb_format format;
-	bool reuse;                       /* the file exists and is kept (REUSE_EXT, or a block device) */
+	bool reuse;                       /* what exists is kept (REUSE_EXT); a block device without it is formatted anew */
 	uint64_t virtual_size_bytes;
 	const char *backing_path;         /* new qcow2 in top mode: recorded as given; NULL otherwise */
 	const char *backing_format;

@@ -40,7 +40,6 @@ from virtblock.server.drivers.embedded.copy_job import CopyJob
 from virtblock.server.drivers.embedded.copy_spec import CopySpec, file_identity, is_same_file
 from virtblock.server.drivers.embedded.definitions import Definitions
 from virtblock.server.drivers.embedded.destination import Destination
-from virtblock.server.drivers.embedded.device_format import format_device
 from virtblock.server.drivers.embedded.disk_xml import DiskDefinition
 from virtblock.server.drivers.embedded.domain_xml import Definition
 from virtblock.server.drivers.embedded.engine_errors import vir_error
@@ -194,7 +193,7 @@ class BlockJobs:
             spec = self._decide(definition, disk, request)
             copy_job = self._begin(definition, disk, spec, request)
         try:
-            copy_job.open_images(request.bandwidth_bytes_per_s, lambda chain, spec: self._prepare(disk, spec, chain))
+            copy_job.open_images(request.bandwidth_bytes_per_s, lambda chain: self._check_space(spec, disk, chain))
             copy_job.start()
         except VirError as error:
             copy_job.fail(error)
@@ -215,20 +214,18 @@ class BlockJobs:
         is_shallow = request.is_shallow and disk.source is not None and disks.has_backing(context, disk)
         targets.require_sense_of_backing(wanted, is_shallow=is_shallow)
         targets.require_overlay_format(disk, wanted, is_shallow=is_shallow)
-        may_probe = wanted.is_reused
         wanted = targets.check_existence(disk, wanted)
         if disk.source is None:
             detail = f"failed to update capacity data for disk '{disk.target}': it has no source"
             raise report(ErrorNumber.INTERNAL_ERROR, detail)
-        wanted = targets.choose_format(context, disk, wanted, may_probe=may_probe)
+        wanted = targets.choose_format(context, disk, wanted)
         targets.require_shareable(disk, wanted)
         checks.check_copy_sizes(request.parameters)
         return self._spec(disk, wanted, request, is_shallow=is_shallow)
 
     def _spec(self, disk: DiskDefinition, wanted: Destination, request: CopyRequest, *, is_shallow: bool) -> CopySpec:
         shown = wanted.backing if is_shallow else ()
-        is_own_overlay = wanted.is_reused and not wanted.is_formatted
-        if is_shallow and is_own_overlay:
+        if is_shallow and wanted.is_reused:
             # With a chain in the XML the images may still come into being until the pivot; else they must be there now.
             found = () if wanted.format == "raw" else wanted.backing
             shown = targets.find_reused_backing(self._context, wanted) if found is None else found
@@ -239,8 +236,7 @@ class BlockJobs:
             destination=wanted.source,
             mode="top" if is_shallow else "full",
             is_reused=wanted.is_reused,
-            is_formatted=wanted.is_formatted,
-            overlay_base=(given[0].path or "", given[0].format) if given and not is_own_overlay else None,
+            overlay_base=(given[0].path or "", given[0].format) if given and not wanted.is_reused else None,
             shown_backing=shown,
             given_backing=given,
             granule_bytes=_granule_bytes(request.parameters.granularity_bytes),
@@ -280,21 +276,15 @@ class BlockJobs:
     def _finish_pivot(self, copy_job: CopyJob) -> None:
         finish_pivot(self._context, self._definitions, copy_job)
 
-    def _prepare(self, disk: DiskDefinition, spec: CopySpec, chain: OpenChain) -> None:
-        """A new destination must have room before anything is made; a device may need a format.
-
-        A reused file has its blocks, or fails while copying.
-        """
-        if spec.is_reused and not spec.is_formatted:
+    def _check_space(self, spec: CopySpec, disk: DiskDefinition, chain: OpenChain) -> None:
+        """Before anything is made or formatted. A reused file has its blocks, or fails while copying."""
+        if spec.is_reused:
             return
         try:
             required_bytes = chain.required_bytes("raw" if spec.destination.format == "raw" else "qcow2", spec.mode)
+            targets.require_space(self._context, disk, Destination(spec.destination_path), required_bytes)
         except EngineError as error:
             raise vir_error(error) from None
-        if spec.is_formatted:
-            format_device(spec.destination_path, chain.layers, spec.overlay_base, required_bytes, self._context.policy)
-        else:
-            targets.require_space(self._context, disk, Destination(spec.destination_path), required_bytes)
 
     def _require_free_destination(self, spec: CopySpec) -> None:
         """83 when another job writes to the same file, by any name."""

@@ -69,18 +69,16 @@ class CopyJob:
         """The record as it is now."""
         return self.context.jobs.get(self.job_id)
 
-    def open_images(
-        self, bandwidth_bytes_per_s: int, before_copy: Callable[[OpenChain, CopySpec], None] | None = None
-    ) -> None:
+    def open_images(self, bandwidth_bytes_per_s: int, before_copy: Callable[[OpenChain], None] | None = None) -> None:
         """Opens and locks source and destination. VirError.
 
-        `before_copy` sees the open chain before the destination is touched; it may refuse, or prepare the destination.
+        `before_copy` sees the open chain before the destination is touched, and may refuse.
         """
         self._open_chain()
         assert self._chain is not None
         self._complete_overlay_base(self._chain)
         if before_copy is not None:
-            before_copy(self._chain, self.spec)
+            before_copy(self._chain)
         base = None if self.spec.is_reused else self.spec.overlay_base
         try:
             self._copy = self.context.doors.open_copy(

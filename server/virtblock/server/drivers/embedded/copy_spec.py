@@ -35,7 +35,6 @@ class CopySpec:
     destination: ImageSource
     mode: CopyMode
     is_reused: bool
-    is_formatted: bool = False
     overlay_base: tuple[str, str] | None = None
     shown_backing: tuple[ImageSource, ...] | None = ()
     given_backing: tuple[ImageSource, ...] = ()
@@ -50,7 +49,7 @@ class CopySpec:
     @property
     def reuses_chain(self) -> bool:
         """Whether the destination is the caller's own overlay, with a chain of its own."""
-        return self.mode == "top" and self.is_reused and not self.is_formatted
+        return self.mode == "top" and self.is_reused
 
     def to_details(self) -> dict[str, Any]:
         """As JSON values."""
@@ -60,7 +59,6 @@ class CopySpec:
             "destination": _image_to_json(self.destination),
             "mode": self.mode,
             "is_reused": self.is_reused,
-            "is_formatted": self.is_formatted,
             "overlay_base": list(self.overlay_base) if self.overlay_base else None,
             "shown_backing": None if self.shown_backing is None else [_image_to_json(i) for i in self.shown_backing],
             "given_backing": [_image_to_json(image) for image in self.given_backing],
@@ -79,7 +77,6 @@ def spec_of(job: BlockJob) -> CopySpec:
         destination=_image_from_json(details["destination"]),
         mode=mode,
         is_reused=details["is_reused"],
-        is_formatted=details["is_formatted"],
         overlay_base=(base[0], base[1]) if base else None,
         shown_backing=None if shown is None else tuple(_image_from_json(image) for image in shown),
         given_backing=tuple(_image_from_json(image) for image in details["given_backing"]),

@@ -13,7 +13,7 @@ import os
 import stat
 from dataclasses import dataclass, replace
 
-from virtblock.engine import EngineError, probe
+from virtblock.engine import EngineError, inspect, probe
 from virtblock.server.core.errors import ErrorDomain, ErrorNumber, VirError, report, system_error
 from virtblock.server.drivers.embedded import xml_text
 from virtblock.server.drivers.embedded.context import Context
@@ -43,7 +43,6 @@ class Destination:
     format: str | None = None
     backing: tuple[ImageSource, ...] | None = None
     is_reused: bool = False
-    is_formatted: bool = False  # a block device that gets an empty qcow2 image first
 
     @property
     def source(self) -> ImageSource:
@@ -112,10 +111,7 @@ def require_overlay_format(disk: DiskDefinition, destination: Destination, *, is
 
 
 def check_existence(disk: DiskDefinition, destination: Destination) -> Destination:
-    """The file is there or not as the flags want it.
-
-    A block device counts as reused, whatever the flags: it is never made.
-    """
+    """The file is there or not as the flags want it. A block device may have content: the copy formats it anew."""
     status = _status(destination.path)
     if status is None:
         if destination.is_reused or destination.type == "block":
@@ -123,7 +119,7 @@ def check_existence(disk: DiskDefinition, destination: Destination) -> Destinati
             raise system_error(errno.ENOENT, detail)
         return destination
     if stat.S_ISBLK(status.st_mode):
-        return replace(destination, is_reused=True)
+        return destination
     if status.st_size != 0 and not destination.is_reused:
         raise destination_exists(disk.target, destination.path)
     if destination.type == "block":
@@ -132,20 +128,16 @@ def check_existence(disk: DiskDefinition, destination: Destination) -> Destinati
     return destination
 
 
-def choose_format(context: Context, disk: DiskDefinition, destination: Destination, *, may_probe: bool) -> Destination:
-    """The given format; else the source's; with REUSE_EXT what the file's first bytes say.
-
-    67 for a file whose format cannot be found out. A block device without REUSE_EXT gets the format put on.
-    """
+def choose_format(context: Context, disk: DiskDefinition, destination: Destination) -> Destination:
+    """The given format; else the source's; with REUSE_EXT what the file's first bytes say (67 if they say nothing)."""
     assert disk.source is not None
     image_format = destination.format
     if image_format is None:
-        image_format = _probed(context, destination) if may_probe else disk.source.format
+        image_format = _probed(context, destination) if destination.is_reused else disk.source.format
     if image_format not in COPIED_FORMATS:
         detail = f"block copy into an image of format '{image_format}' is not supported"
         raise report(ErrorNumber.CONFIG_UNSUPPORTED, detail)
-    is_formatted = destination.is_reused and not may_probe and image_format == "qcow2"
-    return replace(destination, format=image_format, is_formatted=is_formatted)
+    return replace(destination, format=image_format)
 
 
 def require_shareable(disk: DiskDefinition, destination: Destination) -> None:
@@ -170,19 +162,25 @@ def find_reused_backing(context: Context, destination: Destination) -> tuple[Ima
 
 
 def require_space(context: Context, disk: DiskDefinition, destination: Destination, required_bytes: int) -> None:
-    """38 with ENOSPC when a new file will not fit into its folder's file system."""
-    folder = os.path.dirname(destination.path)
+    """38 with ENOSPC when the copy will not fit into the folder's file system, or onto the block device."""
     try:
-        space = os.statvfs(folder)
+        free_bytes, place = _room(context, destination.path)
     except OSError:
         return  # making the file will tell why
-    free_bytes = space.f_bavail * space.f_frsize
     if required_bytes > free_bytes:
         detail = (
             f"copy of disk '{disk.target}' to '{destination.path}' needs {required_bytes} bytes, "
-            f"its file system has {free_bytes} free"
+            f"{place} has {free_bytes} free"
         )
         raise system_error(errno.ENOSPC, detail)
+
+
+def _room(context: Context, path: str) -> tuple[int, str]:
+    status = _status(path)
+    if status is not None and stat.S_ISBLK(status.st_mode):
+        return inspect(path, "raw", context.policy).file_size_bytes, "the block device"
+    space = os.statvfs(os.path.dirname(path))
+    return space.f_bavail * space.f_frsize, "its file system"
 
 
 def _status(path: str) -> os.stat_result | None:
