@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "check.h"
+#include "copy.h"
 #include "copy_runner.h"
 #include "image_builder.h"
 #include "qcow2.h"
