@@ -98,11 +98,13 @@ def load(flags: Mapping[str, object], config_file: Path | None, environ: Mapping
     return config
 
 
+# Where the clients find the server; no misspelt option.
+CLIENT_VARIABLE = "VIRTBLOCK_SERVER"
+
+
 def unknown_environment(environ: Mapping[str, str]) -> list[str]:
-    """Variables with our prefix that are no option: the clients' own, or misspelt ones, so they are told, not
-    refused.
-    """
-    known = {ENVIRONMENT_PREFIX + name.upper() for name in _PARSERS} | {f"{ENVIRONMENT_PREFIX}CONFIG"}
+    """Variables with our prefix that are no option: probably misspelt, so they are told, not refused."""
+    known = {ENVIRONMENT_PREFIX + name.upper() for name in _PARSERS} | {f"{ENVIRONMENT_PREFIX}CONFIG", CLIENT_VARIABLE}
     return sorted(name for name in environ if name.startswith(ENVIRONMENT_PREFIX) and name not in known)
 
 

@@ -126,8 +126,8 @@ def test_what_is_printed_loads_again(tmp_path: Path) -> None:
 
 
 def test_variables_that_are_no_option_are_named() -> None:
-    environ = {"VIRTBLOCK_SERVER": "", "VIRTBLOCK_LISTEN": "", "VIRTBLOCK_CONFIG": "", "PATH": ""}
-    assert unknown_environment(environ) == ["VIRTBLOCK_SERVER"]
+    environ = dict.fromkeys(["VIRTBLOCK_SERVER", "VIRTBLOCK_LISTEN", "VIRTBLOCK_CONFIG", "VIRTBLOCK_LISTN", "PATH"], "")
+    assert unknown_environment(environ) == ["VIRTBLOCK_LISTN"]
 
 
 def test_a_users_daemon_keeps_to_the_users_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
