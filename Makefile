@@ -13,10 +13,10 @@ demo: setup ## Set up, start a daemon, copy, mirror, pivot and verify a real dis
 	@$(PY) server/packaging/demo.py
 
 test: lint sanitize ## Everything that CI runs: lint, the C core under sanitizers, every test
-	@$(PY) -m pytest
+	@$(PY) -m pytest -n 2
 
 check: setup-test ## The fast tests and the C core's own; under five minutes
-	@tests/engine/core/run.sh
+	@tests/engine/core/run.sh plain
 	@$(PY) -m pytest -n 2 -m "not slow and not live"
 
 bench: setup-test ## Copying speed beside qemu-img's
@@ -30,8 +30,8 @@ lint: setup-test ## Style, types, import contracts, the proto rules and stubs, C
 	@proto/lint.sh
 	@gcc $(C_WARNINGS) -fsyntax-only engine/virtblock/engine/core/*.c
 
-sanitize: setup-test ## The C core's tests under AddressSanitizer and UndefinedBehaviorSanitizer
-	@SANITIZE=address,undefined tests/engine/core/run.sh
+sanitize: setup-test ## The C core's tests: plain, under AddressSanitizer and UBSan, and under ThreadSanitizer
+	@tests/engine/core/run.sh
 
 proto: setup-test ## Generate the checked-in stubs anew from proto/virtblock/v1
 	@proto/generate.sh

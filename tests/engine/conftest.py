@@ -97,3 +97,25 @@ def _command_as_nobody(*arguments: str | Path) -> subprocess.CompletedProcess[st
         out.seek(0)
         err.seek(0)
         return subprocess.CompletedProcess(arguments, os.waitstatus_to_exitcode(status), out.read(), err.read())
+
+
+@pytest.fixture
+def loop_device(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """Real block devices over sparse files; needs root."""
+    if os.geteuid() != 0:
+        pytest.skip("loop devices need root")
+    made: list[str] = []
+
+    def make(size_bytes: int) -> Path:
+        file = tmp_path / f"device{len(made)}.img"
+        with file.open("wb") as handle:
+            handle.write(b"\xee" * size_bytes)
+        done = subprocess.run(["losetup", "--find", "--show", file], capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            pytest.skip(f"no loop device to be had: {done.stderr}")
+        made.append(done.stdout.strip())
+        return Path(made[-1])
+
+    yield make
+    for device in made:
+        subprocess.run(["losetup", "--detach", device], check=True)

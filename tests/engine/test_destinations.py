@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -260,28 +260,6 @@ def test_disk_of_no_bytes(tmp_path: Path, image_format: str, qemu_img: Any) -> N
     disk.touch()
     copy_image(disk, "raw", tmp_path / "copy", image_format)
     assert qemu_img.info(tmp_path / "copy", image_format=image_format)["virtual-size"] == 0
-
-
-@pytest.fixture
-def loop_device(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
-    """Real block devices over sparse files; needs root."""
-    if os.geteuid() != 0:
-        pytest.skip("loop devices need root")
-    made: list[str] = []
-
-    def make(size_bytes: int) -> Path:
-        file = tmp_path / f"device{len(made)}.img"
-        with file.open("wb") as handle:
-            handle.write(b"\xee" * size_bytes)
-        done = subprocess.run(["losetup", "--find", "--show", file], capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            pytest.skip(f"no loop device to be had: {done.stderr}")
-        made.append(done.stdout.strip())
-        return Path(made[-1])
-
-    yield make
-    for device in made:
-        subprocess.run(["losetup", "--detach", device], check=True)
 
 
 @pytest.mark.parametrize("more_bytes", [0, MIB])

@@ -79,6 +79,23 @@ static uint64_t cluster_count_of(const struct vb_writer *writer, uint64_t length
 	return (length_bytes + writer->unit_bytes - 1) / writer->unit_bytes;
 }
 
+/* The disk may end inside its last cluster. What the device held behind that would come to light if the disk grew. */
+static int clear_cluster_end(const struct vb_writer *writer, uint64_t host_bytes, struct vb_error *error)
+{
+	uint64_t rest = (0 - host_bytes) & (writer->unit_bytes - 1);
+	uint8_t *zeros;
+	int result;
+
+	if (rest == 0)
+		return 0;
+	zeros = calloc(1, rest);
+	if (!zeros)
+		return vb_fail(error, VB_ERROR_MEMORY, 0, writer->file.path, -1, "No memory for the end of a cluster");
+	result = vb_pwrite_full(writer->file.fd, writer->file.path, zeros, rest, host_bytes, error);
+	free(zeros);
+	return result;
+}
+
 static int linear_write(struct vb_writer *writer, uint64_t start_bytes, const void *buffer, size_t length,
 			struct vb_error *error)
 {
@@ -100,7 +117,8 @@ static int linear_write(struct vb_writer *writer, uint64_t start_bytes, const vo
 	uint64_t rank = run->rank + (cluster - run->first_cluster);
 	uint64_t host_bytes = self->layout.data_offset_bytes + (rank << self->layout.cluster_bits);
 
-	if (vb_pwrite_full(writer->file.fd, writer->file.path, buffer, length, host_bytes, error))
+	if (vb_pwrite_full(writer->file.fd, writer->file.path, buffer, length, host_bytes, error) ||
+	    (self->is_device && clear_cluster_end(writer, host_bytes + length, error)))
 		return -1;
 	mark_written(self, rank, count, true);
 	return 0;

@@ -23,8 +23,6 @@
 #define VB_UNFINISHED_MAGIC 0x56427066u                       /* "VBpf" where qcow2 has "QFI\xfb" */
 #define VB_UNFINISHED_TRAILER "virtblock: unfinished copy\n"  /* zero padded to 512 bytes */
 
-enum vb_preallocation { VB_PREALLOCATION_OFF = 0, VB_PREALLOCATION_METADATA = 1, VB_PREALLOCATION_FALLOC = 2, VB_PREALLOCATION_FULL = 3 };
-
 struct vb_destination_spec {
 	const char *path;
 	enum vb_format format;
