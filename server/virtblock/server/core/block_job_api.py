@@ -48,6 +48,8 @@ __all__ = [
 MAP_CELL_COUNT_MAX = 65536
 # The engine's cell states, as the driver Protocol gives them.
 CELL_TODO, CELL_DONE, CELL_FAILED = 1, 3, 6
+_WITHOUT_MAP = frozenset({JobState.NEW, JobState.COMPLETED, JobState.CANCELED, JobState.FAILED})
+_ENDING = frozenset({JobState.ABORTING, JobState.PIVOTING})
 MAP_INTERVAL_S_MIN = 0.1
 MAP_INTERVAL_S_MAX = 60.0
 # No cell is smaller than a dirty granule: it would show nothing more.
@@ -59,12 +61,16 @@ _COMPLETED_CELLS = bytes.maketrans(b"\x01\x02\x05", b"\x03\x03\x03")
 
 @dataclass(frozen=True)
 class MapPicture:
-    """The whole disk in cells of `cell_bytes` (the last may be shorter); `cells` has the engine's state per cell."""
+    """The whole disk in cells of `cell_bytes` (the last may be shorter); `cells` has the engine's state per cell.
+
+    `is_drawn`: the driver showed it; otherwise it is told from the job's state alone.
+    """
 
     job: BlockJob
     size_bytes: int
     cell_bytes: int
     cells: bytes
+    is_drawn: bool = True
 
 
 class BlockJobApi:
@@ -112,10 +118,20 @@ class BlockJobApi:
         size_bytes = max(job.size_bytes, 1)
         cell_bytes = _round_up(-(-size_bytes // cell_count), MAP_CELL_BYTES_STEP)
         cell_count = -(-size_bytes // cell_bytes)
-        if job.state.is_final or job.state is JobState.NEW:
-            return MapPicture(job, size_bytes, cell_bytes, bytes([_still_cell(job)]) * cell_count)
-        cells = driver.block_job_map(job_id, cell_count)
-        return MapPicture(self._jobs.get(job_id), size_bytes, cell_bytes, cells)
+        cells = None if job.state in _WITHOUT_MAP else self._cells(driver, job_id, cell_count)
+        job = self._jobs.get(job_id)
+        if cells is None:
+            return MapPicture(job, size_bytes, cell_bytes, bytes([_still_cell(job)]) * cell_count, is_drawn=False)
+        return MapPicture(job, size_bytes, cell_bytes, cells)
+
+    def _cells(self, driver: Driver, job_id: str, cell_count: int) -> bytes | None:
+        """What the driver shows; None when the job has ended meanwhile, or is just being ended."""
+        try:
+            return driver.block_job_map(job_id, cell_count)
+        except VirError:
+            if self._jobs.get(job_id).state in _WITHOUT_MAP | _ENDING:
+                return None
+            raise
 
     async def wait(
         self, caller: Caller, job_id: str, states: Collection[JobState], timeout_s: float | None
@@ -201,20 +217,13 @@ class BlockJobApi:
             await wakeup.wait(left_s)
 
     def _next_picture(self, caller: Caller, last: MapPicture, cell_count: int) -> MapPicture:
-        """The job's picture now. When the job has ended the last one stands, settled when it completed."""
-        refusal: VirError | None = None
-        picture = last
-        try:
-            picture = self.map(caller, last.job.job_id, cell_count)
-        except VirError as error:  # the job may have ended just now
-            refusal = error
-        job = self._jobs.get(last.job.job_id)
-        if job.state.is_final:
-            is_completed = job.state is JobState.COMPLETED
-            return replace(last, job=job, cells=last.cells.translate(_COMPLETED_CELLS) if is_completed else last.cells)
-        if refusal is not None:
-            raise refusal
-        return picture
+        """The job's picture now. When the driver has none any more the last one stands, settled when it completed."""
+        picture = self.map(caller, last.job.job_id, cell_count)
+        if picture.is_drawn:
+            return picture
+        is_completed = picture.job.state is JobState.COMPLETED
+        cells = last.cells.translate(_COMPLETED_CELLS) if is_completed else last.cells
+        return replace(last, job=picture.job, cells=cells)
 
     def _to_steer(self, caller: Caller, job_id: str, method: str, call: str) -> tuple[BlockJob, Driver]:
         refuse_read_only(caller, call)
