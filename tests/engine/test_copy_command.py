@@ -141,7 +141,6 @@ def test_reuse_shallow_raw(chain: Source, tmp_path: Path, copy_command: Command,
     [
         (["--bitmap", "nightly"], "--bitmap"),
         (["--bitmap="], "--bitmap"),
-        (["--reflink", "always"], "--reflink always"),
         (["--resume"], "--resume"),
     ],
 )

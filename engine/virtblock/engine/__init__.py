@@ -28,7 +28,7 @@ from virtblock.engine._core import (
     probe,
     resize_image,
 )
-from virtblock.engine.kinds import CopyMode, CopyPhase, ErrorKind, ImageFormat
+from virtblock.engine.kinds import CopyMode, CopyPhase, ErrorKind, ImageFormat, ReflinkMode
 
 __all__ = [
     "CELL_COPYING",
@@ -50,6 +50,7 @@ __all__ = [
     "ImageInfo",
     "ImageWriter",
     "PathPolicy",
+    "ReflinkMode",
     "compare",
     "create_image",
     "inspect",

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, Literal, final
 
-from virtblock.engine.kinds import CopyMode, CopyPhase, ErrorKind, ImageFormat
+from virtblock.engine.kinds import CopyMode, CopyPhase, ErrorKind, ImageFormat, ReflinkMode
 
 CELL_TODO: Final = 1
 CELL_COPYING: Final = 2
@@ -157,6 +157,7 @@ class CopyProgress:
     remaining_bytes: int
     read_bytes: int
     written_bytes: int
+    shared_bytes: int  # extents shared with the source's files: neither read nor written
     zero_bytes: int
     elapsed_ns: int
     bandwidth_bytes_per_s: int
@@ -187,6 +188,7 @@ class Copy:
         lane_count: int = 0,
         check_space: bool = True,
         durable: bool = True,
+        reflink: ReflinkMode = "auto",  # core/copy.h
     ) -> Copy: ...
     def run(self) -> None:
         """Returns when the destination is complete and durable; may be called once.

@@ -37,6 +37,7 @@ _PHASES = ("new", "planning", "copying", "flushing", "done", "failed")
 _FORMATS = {"raw": VB_FORMAT_RAW, "qcow2": VB_FORMAT_QCOW2}
 _FORMAT_NAMES = {VB_FORMAT_RAW: "raw", VB_FORMAT_QCOW2: "qcow2"}
 _MODES = {"full": VB_PLAN_FULL, "top": VB_PLAN_TOP}
+_REFLINKS = {"auto": VB_REFLINK_AUTO, "never": VB_REFLINK_NEVER, "always": VB_REFLINK_ALWAYS}
 _EXTENT_NAMES = {VB_EXTENT_ZERO: "zero", VB_EXTENT_DATA: "data", VB_EXTENT_COMPRESSED: "compressed"}
 
 _OFFSET_MAX = 2**63 - 1
@@ -112,6 +113,13 @@ cdef int _mode_number(object name) except -1:
     number = _MODES.get(name)
     if number is None:
         raise _invalid(f"Unknown copy mode {name!r}; known are full and top")
+    return number
+
+
+cdef int _reflink_number(object name) except -1:
+    number = _REFLINKS.get(name)
+    if number is None:
+        raise _invalid(f"Unknown reflink mode {name!r}; known are auto, never and always")
     return number
 
 

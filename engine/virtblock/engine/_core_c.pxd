@@ -198,12 +198,18 @@ cdef extern from "bitmap.h" nogil:
 
 
 cdef extern from "copy.h" nogil:
+    enum vb_reflink:
+        VB_REFLINK_AUTO
+        VB_REFLINK_NEVER
+        VB_REFLINK_ALWAYS
+
     struct vb_copy_options:
         vb_plan_mode mode
         uint64_t bandwidth_bytes_per_s
         uint32_t granule_bytes
         uint32_t lane_count
         c_bool check_space
+        vb_reflink reflink
 
     struct vb_copy_progress:
         int phase
@@ -214,6 +220,7 @@ cdef extern from "copy.h" nogil:
         uint64_t remaining_bytes
         uint64_t read_bytes
         uint64_t written_bytes
+        uint64_t shared_bytes
         uint64_t zero_bytes
         uint64_t elapsed_ns
         uint64_t bandwidth_bytes_per_s

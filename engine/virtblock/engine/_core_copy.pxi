@@ -103,7 +103,7 @@ cdef class CopyProgress:
     cdef readonly str phase
     cdef readonly bint paused
     cdef readonly uint64_t size_bytes, total_bytes, moved_bytes, remaining_bytes, read_bytes, written_bytes
-    cdef readonly uint64_t zero_bytes, elapsed_ns, bandwidth_bytes_per_s
+    cdef readonly uint64_t shared_bytes, zero_bytes, elapsed_ns, bandwidth_bytes_per_s
 
     def __init__(self):
         raise TypeError("CopyProgress is made by Copy.progress()")
@@ -122,6 +122,7 @@ cdef CopyProgress _copy_progress(const vb_copy_progress *said):
     progress.remaining_bytes = said.remaining_bytes
     progress.read_bytes = said.read_bytes
     progress.written_bytes = said.written_bytes
+    progress.shared_bytes = said.shared_bytes
     progress.zero_bytes = said.zero_bytes
     progress.elapsed_ns = said.elapsed_ns
     progress.bandwidth_bytes_per_s = said.bandwidth_bytes_per_s
@@ -175,6 +176,7 @@ cdef class Copy:
         self, Chain source not None, destination_path, destination_format, PathPolicy policy not None, *,
         mode="full", bint reuse=False, backing_path=None, backing_format=None, cluster_size_bytes=0,
         bandwidth_bytes_per_s=0, granule_bytes=0, lane_count=0, bint check_space=True, bint durable=True,
+        reflink="auto",
     ):
         self._mutex = allocate_lock()
         cdef vb_copy_options options
@@ -184,6 +186,7 @@ cdef class Copy:
         options.granule_bytes = granule_bytes and _granule_size(granule_bytes)
         options.lane_count = _within(lane_count, "lane_count", 0, _LANE_COUNT_MAX)
         options.check_space = check_space
+        options.reflink = <vb_reflink>_reflink_number(reflink)
         _check_backing(source, destination_format, mode, reuse, backing_path, backing_format)
         cdef _Destination wanted = _Destination(
             destination_path, destination_format, source.size_bytes, backing_path, backing_format,

@@ -68,7 +68,9 @@ def _parser() -> argparse.ArgumentParser:
         "--reflink",
         choices=("auto", "never", "always"),
         default="auto",
-        help="share extents with SOURCE (always: not supported by this version)",
+        help="share extents with the source's files instead of copying them; auto (default): in a new DEST, where the "
+        "file system can (XFS, btrfs); always: fail where it cannot; never: copy all, and find zeros in it. Data that "
+        "fills no granule (64 KiB or DEST's cluster) and compressed clusters are copied in any case",
     )
     add("--resume", action="store_true", help=argparse.SUPPRESS)
     add(
@@ -83,7 +85,6 @@ def _parser() -> argparse.ArgumentParser:
 def _refuse_later_options(options: argparse.Namespace) -> None:
     later = {
         "--bitmap": options.bitmap is not None,
-        "--reflink always": options.reflink == "always",
         "--resume": options.resume,
     }
     for name, is_asked in later.items():
@@ -128,6 +129,7 @@ def _request(options: argparse.Namespace) -> Request:
         bandwidth_bytes_per_s=_bandwidth(options),
         allow_paths=tuple(options.allow_path),
         verify=options.verify,
+        reflink=options.reflink,
     )
 
 
@@ -158,10 +160,12 @@ class _Output:
             return self._json(EXIT_DONE, "done", report.fields())
         moved_bytes, size_bytes = report.progress.total_bytes, report.progress.size_bytes
         verified = ", verified" if report.verified else ""
+        shared_bytes = report.progress.shared_bytes
+        shared = f", {bytes_text(shared_bytes)} shared" if shared_bytes else ""
         _say(
             f"Copied {bytes_text(moved_bytes)} of a {bytes_text(size_bytes)} disk in {report.seconds:.2f} s "
             f"({bytes_text(report.rate_of(moved_bytes))}/s): "
-            f"'{report.destination}', {report.destination_format}{verified}",
+            f"'{report.destination}', {report.destination_format}{shared}{verified}",
             sys.stdout,
         )
         return EXIT_DONE

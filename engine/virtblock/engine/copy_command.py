@@ -20,7 +20,7 @@ from virtblock.engine import CancelFlag, Chain, Copy, CopyProgress, EngineError,
 from virtblock.engine.progress_bar import REDRAW_INTERVAL_S, ProgressBar
 
 if TYPE_CHECKING:
-    from virtblock.engine import CopyMode, ImageFormat
+    from virtblock.engine import CopyMode, ImageFormat, ReflinkMode
 
 Result = TypeVar("Result")
 
@@ -39,6 +39,7 @@ class Request(NamedTuple):
     bandwidth_bytes_per_s: int = 0
     allow_paths: tuple[str, ...] = ()
     verify: bool = False
+    reflink: ReflinkMode = "auto"
 
 
 class CopyReport(NamedTuple):
@@ -75,6 +76,7 @@ class CopyReport(NamedTuple):
             "total_bytes": progress.total_bytes,
             "read_bytes": progress.read_bytes,
             "written_bytes": progress.written_bytes,
+            "shared_bytes": progress.shared_bytes,
             "zero_bytes": progress.zero_bytes,
             "seconds": round(self.seconds, 6),
             "bytes_per_s": round(self.rate_of(progress.total_bytes)),
@@ -185,6 +187,7 @@ def _new_copy(
         backing_path=source.layers[1].path if has_backing else None,
         backing_format=source.layers[1].format if has_backing else None,
         bandwidth_bytes_per_s=request.bandwidth_bytes_per_s,
+        reflink=request.reflink,
     )
 
 

@@ -28,6 +28,7 @@ static int copy_chain(const struct copy_request *request, const struct vb_policy
 		.granule_bytes = request->granule_bytes,
 		.lane_count = request->lane_count,
 		.check_space = true,
+		.reflink = request->reflink,
 	};
 	struct vb_writer *writer = vb_writer_open(policy, &spec, chain, error);
 	struct vb_copy *copy;

@@ -2,7 +2,7 @@
 /*
  * One copy: its life and its control.
  *
- * Owns: the order of the phases: plan, room, layout, dirty set, gaps, lanes, publish. Invariants: see copy.h; the destination is published
+ * Owns: the order of the phases: plan, room, layout, dirty set, gaps, sharing, lanes, publish. Invariants: see copy.h; the destination is published
  * only when the dirty bitmap is empty, nothing is in flight, no lane failed and nobody cancelled.
  */
 #include "copy.h"
@@ -74,7 +74,7 @@ struct vb_copy *vb_copy_new(const struct vb_chain *source, struct vb_writer *des
 	atomic_init(&copy->failed_bytes, UINT64_MAX);
 	copy->throttle = vb_throttle_new(options->bandwidth_bytes_per_s, error);
 	copy->bitmap = vb_bitmap_new(vb_chain_size_bytes(source), copy->options.granule_bytes, error);
-	if (copy->throttle && copy->bitmap)
+	if (copy->throttle && copy->bitmap && vb_copy_check_reflink(copy, error) == 0)
 		return copy;
 	vb_copy_free(copy);
 	return NULL;
@@ -128,6 +128,9 @@ static int check_space(const struct vb_copy *copy, struct vb_error *error)
 	uint64_t required_bytes =
 		vb_writer_required_bytes(copy->plan, destination->spec.format, destination->spec.cluster_size_bytes);
 
+	uint64_t promised_bytes = vb_copy_promised_bytes(copy);
+
+	required_bytes -= promised_bytes < required_bytes ? promised_bytes : required_bytes;
 	if (required_bytes <= free_bytes)
 		return 0;
 	return vb_fail(error, VB_ERROR_SPACE, 0, destination->spec.path, -1,
@@ -193,6 +196,8 @@ static int move(struct vb_copy *copy, struct vb_error *error)
 {
 	atomic_store(&copy->phase, VB_COPY_COPYING);
 	if (copy->plan->mode == VB_PLAN_FULL && copy->destination->zero_needed && vb_copy_zero_gaps(copy, error))
+		return -1;
+	if (vb_copy_share(copy, error))
 		return -1;
 	vb_copy_run_lanes(copy);
 	if (copy->has_error) {

@@ -17,12 +17,21 @@
 
 #define VB_CHUNK_BYTES (256u * 1024)   /* a lane's buffer: fits the second-level cache with room for the kernel's pages */
 
+/* Sharing extents with the source's files where the file system can: nothing is moved, and later writes to either side are its own.
+ * What is shared is not looked through for zeros: stored zeros stay stored, at no cost in room. */
+enum vb_reflink {
+	VB_REFLINK_AUTO = 0,   /* what can be shared is, silently; the rest is copied */
+	VB_REFLINK_NEVER = 1,
+	VB_REFLINK_ALWAYS = 2  /* UNSUPPORTED unless all DATA that fills whole granules is shared; edges and compressed data are copied */
+};
+
 struct vb_copy_options {
 	enum vb_plan_mode mode;
 	uint64_t bandwidth_bytes_per_s;   /* 0: unlimited */
 	uint32_t granule_bytes;           /* 0: default; raised to the destination's cluster */
 	uint32_t lane_count;              /* 0: by the number of cores */
 	bool check_space;                 /* refuse before copying when the file system has not enough room */
+	enum vb_reflink reflink;
 };
 
 enum vb_copy_phase { VB_COPY_NEW = 0, VB_COPY_PLANNING, VB_COPY_COPYING, VB_COPY_FLUSHING, VB_COPY_DONE, VB_COPY_FAILED };
@@ -36,6 +45,7 @@ struct vb_copy_progress {
 	uint64_t remaining_bytes;    /* dirty + in flight */
 	uint64_t read_bytes;
 	uint64_t written_bytes;      /* data put on the destination */
+	uint64_t shared_bytes;       /* data whose extents the destination shares: neither read nor written */
 	uint64_t zero_bytes;         /* found or known zero and not written as data */
 	uint64_t elapsed_ns;
 	uint64_t bandwidth_bytes_per_s;

@@ -36,6 +36,7 @@ struct vb_copy {
 	_Atomic uint64_t total_bytes;
 	_Atomic uint64_t read_bytes;
 	_Atomic uint64_t written_bytes;
+	_Atomic uint64_t shared_bytes;
 	_Atomic uint64_t zero_bytes;
 	_Atomic uint64_t started_ns;   /* 0: not yet */
 	_Atomic uint64_t ended_ns;     /* 0: not yet */
@@ -51,6 +52,12 @@ bool vb_copy_is_cancelled(const struct vb_copy *copy);
 
 /* Makes the disk's large gaps read as zeros on a destination whose content is unknown. 0, or negative with `error` filled. */
 int vb_copy_zero_gaps(struct vb_copy *copy, struct vb_error *error);
+/* Whether the destination is of a kind that VB_REFLINK_ALWAYS can be kept with; else UNSUPPORTED. */
+int vb_copy_check_reflink(const struct vb_copy *copy, struct vb_error *error);
+/* What VB_REFLINK_ALWAYS takes no room for: a lower bound of what is shared, or nothing is copied. 0 in the other modes. */
+uint64_t vb_copy_promised_bytes(const struct vb_copy *copy);
+/* Shares what can be, granule by granule, before the lanes begin. 0, or negative with `error` filled. */
+int vb_copy_share(struct vb_copy *copy, struct vb_error *error);
 /* Runs lanes, the calling thread being one, until nothing is left to claim or one fails: then copy->error is filled. */
 void vb_copy_run_lanes(struct vb_copy *copy);
 

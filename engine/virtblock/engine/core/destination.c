@@ -8,6 +8,7 @@
 #include "destination.h"
 
 #include <errno.h>
+#include <linux/fs.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -16,6 +17,7 @@
 #include "sys.h"
 
 #define RAW_UNIT_BYTES 4096u
+#define SHARE_BLOCK_MAX_BYTES 65536u   /* the largest block of a file system that shares; network ones name a transfer size */
 
 int vb_destination_check_source(const struct vb_file *file, const struct vb_chain *source, struct vb_error *error)
 {
@@ -260,4 +262,51 @@ void vb_writer_start_write_back(struct vb_writer *writer)
 {
 	if (writer->spec.durable)
 		vb_sys->sync_file_range(writer->file.fd, 0, 0, SYNC_FILE_RANGE_WRITE);
+}
+
+uint32_t vb_writer_find_share_block(const struct vb_writer *writer)
+{
+	struct statvfs status;
+
+	if (vb_sys->fstatvfs(writer->file.fd, &status) == 0 && status.f_bsize >= 512 && status.f_bsize <= SHARE_BLOCK_MAX_BYTES &&
+	    (status.f_bsize & (status.f_bsize - 1)) == 0)
+		return (uint32_t)status.f_bsize;
+	return RAW_UNIT_BYTES;
+}
+
+/* Errors that say "not this file, not here"; a copy by reading and writing may still be had. ENOSPC: a full allocation group refuses
+ * to share while others have room. */
+static bool is_share_refusal(int system_errno)
+{
+	static const int refusals[] = {EOPNOTSUPP, ENOTTY, ENOSYS, EXDEV, EINVAL, EPERM, EACCES, ETXTBSY, EBADF, ENOSPC, EMLINK};
+
+	for (size_t index = 0; index < sizeof(refusals) / sizeof(refusals[0]); index++)
+		if (refusals[index] == system_errno)
+			return true;
+	return false;
+}
+
+int vb_writer_share_range(const struct vb_writer *writer, uint64_t offset_bytes, const struct vb_file *source,
+			  uint64_t source_offset_bytes, uint64_t length_bytes, struct vb_error *error)
+{
+	struct file_clone_range range = {
+		.src_fd = source->fd,
+		.src_offset = source_offset_bytes,
+		.src_length = length_bytes,
+		.dest_offset = offset_bytes,
+	};
+	int result;
+
+	if (((offset_bytes | source_offset_bytes | length_bytes) & (writer->share_block_bytes - 1)) != 0)
+		return vb_fail(error, VB_ERROR_UNSUPPORTED, 0, writer->file.path, (int64_t)offset_bytes,
+			       "%llu bytes at %llu of '%s' cannot be shared: they do not lie on the file system's blocks of %u bytes",
+			       (unsigned long long)length_bytes, (unsigned long long)source_offset_bytes, source->path,
+			       writer->share_block_bytes);
+	do {
+		result = vb_sys->clone_range(writer->file.fd, &range);
+	} while (result && errno == EINTR);
+	if (result == 0)
+		return 0;
+	return vb_fail(error, is_share_refusal(errno) ? VB_ERROR_UNSUPPORTED : VB_ERROR_SYSTEM, errno, writer->file.path,
+		       (int64_t)offset_bytes, "Cannot share the extents of '%s'", source->path);
 }

@@ -54,6 +54,12 @@ int vb_writer_sync(const struct vb_writer *writer, struct vb_error *error);
 /* Starts write-back of what is dirty now, without waiting for it. */
 void vb_writer_start_write_back(struct vb_writer *writer);
 
+/* The block in which the destination's file system shares extents. */
+uint32_t vb_writer_find_share_block(const struct vb_writer *writer);
+/* Shares `length_bytes` of `source` into the destination's file; the failures of vb_writer_ops.share. */
+int vb_writer_share_range(const struct vb_writer *writer, uint64_t offset_bytes, const struct vb_file *source,
+			  uint64_t source_offset_bytes, uint64_t length_bytes, struct vb_error *error);
+
 /* SAME_FILE when it is one of the images of `source` (NULL: none), by device and inode. */
 int vb_destination_check_source(const struct vb_file *file, const struct vb_chain *source, struct vb_error *error);
 

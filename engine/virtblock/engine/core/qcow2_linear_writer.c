@@ -96,31 +96,60 @@ static int clear_cluster_end(const struct vb_writer *writer, uint64_t host_bytes
 	return result;
 }
 
+/* The rank of the range's first data cluster; INTERNAL where the plan has no data for all of it. */
+static int find_rank(const struct linear_writer *self, uint64_t start_bytes, uint64_t length_bytes, uint64_t *rank,
+		     struct vb_error *error)
+{
+	const struct vb_writer *writer = &self->base;
+	uint64_t cluster = start_bytes >> self->layout.cluster_bits;
+	const struct vb_qcow2_run *run = vb_qcow2_layout_find(&self->layout, cluster);
+
+	if (!run || run->rank == VB_QCOW2_RANK_ZERO ||
+	    cluster + cluster_count_of(writer, length_bytes) > run->first_cluster + run->cluster_count)
+		return vb_fail(error, VB_ERROR_INTERNAL, 0, writer->file.path, -1, "%llu bytes of data at %llu were not planned",
+			       (unsigned long long)length_bytes, (unsigned long long)start_bytes);
+	*rank = run->rank + (cluster - run->first_cluster);
+	return 0;
+}
+
+static uint64_t host_offset_of(const struct linear_writer *self, uint64_t rank)
+{
+	return self->layout.data_offset_bytes + (rank << self->layout.cluster_bits);
+}
+
 static int linear_write(struct vb_writer *writer, uint64_t start_bytes, const void *buffer, size_t length,
 			struct vb_error *error)
 {
 	struct linear_writer *self = linear(writer);
+	uint64_t rank = 0;
 
 	if (vb_writer_check_range(writer, start_bytes, length, error))
 		return -1;
 	if (length == 0)
 		return 0;
+	if (find_rank(self, start_bytes, length, &rank, error))
+		return -1;
 
-	uint64_t cluster = start_bytes >> self->layout.cluster_bits;
-	uint64_t count = cluster_count_of(writer, length);
-	const struct vb_qcow2_run *run = vb_qcow2_layout_find(&self->layout, cluster);
-
-	if (!run || run->rank == VB_QCOW2_RANK_ZERO || cluster + count > run->first_cluster + run->cluster_count)
-		return vb_fail(error, VB_ERROR_INTERNAL, 0, writer->file.path, -1,
-			       "%zu bytes of data at %llu were not planned", length, (unsigned long long)start_bytes);
-
-	uint64_t rank = run->rank + (cluster - run->first_cluster);
-	uint64_t host_bytes = self->layout.data_offset_bytes + (rank << self->layout.cluster_bits);
+	uint64_t host_bytes = host_offset_of(self, rank);
 
 	if (vb_pwrite_full(writer->file.fd, writer->file.path, buffer, length, host_bytes, error) ||
 	    (self->is_device && clear_cluster_end(writer, host_bytes + length, error)))
 		return -1;
-	mark_written(self, rank, count, true);
+	mark_written(self, rank, cluster_count_of(writer, length), true);
+	return 0;
+}
+
+static int linear_share(struct vb_writer *writer, uint64_t start_bytes, const struct vb_file *source,
+			uint64_t source_offset_bytes, uint64_t length_bytes, struct vb_error *error)
+{
+	struct linear_writer *self = linear(writer);
+	uint64_t rank = 0;
+
+	if (vb_writer_check_range(writer, start_bytes, length_bytes, error) ||
+	    find_rank(self, start_bytes, length_bytes, &rank, error) ||
+	    vb_writer_share_range(writer, host_offset_of(self, rank), source, source_offset_bytes, length_bytes, error))
+		return -1;
+	mark_written(self, rank, cluster_count_of(writer, length_bytes), true);
 	return 0;
 }
 
@@ -181,6 +210,7 @@ static const struct vb_writer_ops linear_ops = {
 	.prepare = linear_prepare,
 	.write = linear_write,
 	.zero = linear_zero,
+	.share = linear_share,
 	.write_back = vb_writer_start_write_back,
 	.publish = linear_publish,
 	.close = linear_close,
@@ -233,5 +263,7 @@ struct vb_writer *vb_qcow2_linear_writer_new(struct vb_file *target, struct vb_f
 	}
 	self->base.unit_bytes = spec->cluster_size_bytes;
 	self->base.zero_needed = spec->backing_path != NULL;
+	if (!self->is_device)
+		self->base.share_block_bytes = vb_writer_find_share_block(&self->base);
 	return &self->base;
 }

@@ -80,6 +80,14 @@ static int raw_write(struct vb_writer *writer, uint64_t start_bytes, const void 
 	return vb_pwrite_full(writer->file.fd, writer->file.path, buffer, length, start_bytes, error);
 }
 
+static int raw_share(struct vb_writer *writer, uint64_t start_bytes, const struct vb_file *source, uint64_t source_offset_bytes,
+		     uint64_t length_bytes, struct vb_error *error)
+{
+	if (vb_writer_check_range(writer, start_bytes, length_bytes, error))
+		return -1;
+	return vb_writer_share_range(writer, start_bytes, source, source_offset_bytes, length_bytes, error);
+}
+
 /* Writes zeros where the file has data; a block device has data everywhere. */
 static int zero_by_writing(struct vb_writer *writer, uint64_t start_bytes, uint64_t end_bytes, struct vb_error *error)
 {
@@ -194,6 +202,7 @@ static const struct vb_writer_ops raw_ops = {
 	.prepare = raw_prepare,
 	.write = raw_write,
 	.zero = raw_zero,
+	.share = raw_share,
 	.write_back = vb_writer_start_write_back,
 	.publish = raw_publish,
 	.close = raw_close,
@@ -226,7 +235,10 @@ struct vb_writer *vb_raw_writer_new(struct vb_file *target, struct vb_file *file
 {
 	struct raw_writer *self = raw_allocate(target, file, spec, error);
 
-	return self ? &self->base : NULL;
+	if (!self)
+		return NULL;
+	self->base.share_block_bytes = vb_writer_find_share_block(&self->base);
+	return &self->base;
 }
 
 int vb_raw_find_trailer(const struct vb_file *file, uint64_t offset_bytes, bool *found, struct vb_error *error)

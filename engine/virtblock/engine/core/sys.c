@@ -3,6 +3,7 @@
 #include "sys.h"
 
 #include <errno.h>
+#include <linux/fs.h>
 #include <linux/openat2.h>
 #include <stdio.h>
 #include <string.h>
@@ -49,6 +50,11 @@ static int linux_sync_file_range(int fd, off_t offset, off_t length, unsigned fl
 	return sync_file_range(fd, offset, length, flags);
 }
 
+static int linux_clone_range(int fd, const struct file_clone_range *range)
+{
+	return ioctl(fd, FICLONERANGE, range);
+}
+
 const struct vb_sys vb_sys_linux = {
 	.openat = linux_openat,
 	.openat_resolve = linux_openat_resolve,
@@ -70,6 +76,7 @@ const struct vb_sys vb_sys_linux = {
 	.fcntl_lock = linux_fcntl_lock,
 	.copy_file_range = copy_file_range,
 	.sync_file_range = linux_sync_file_range,
+	.clone_range = linux_clone_range,
 };
 
 const struct vb_sys *vb_sys = &vb_sys_linux;

@@ -18,6 +18,8 @@
 
 #include "error.h"
 
+struct file_clone_range;   /* linux/fs.h */
+
 struct vb_sys {
 	int (*openat)(int folder_fd, const char *path, int flags, mode_t mode);
 	/* openat2 with the given RESOLVE_* flags. */
@@ -40,6 +42,7 @@ struct vb_sys {
 	int (*fcntl_lock)(int fd, int command, struct flock *lock);           /* F_OFD_SETLK, F_OFD_GETLK */
 	ssize_t (*copy_file_range)(int in_fd, off_t *in_offset, int out_fd, off_t *out_offset, size_t length, unsigned flags);
 	int (*sync_file_range)(int fd, off_t offset, off_t length, unsigned flags);
+	int (*clone_range)(int fd, const struct file_clone_range *range);     /* FICLONERANGE */
 };
 
 extern const struct vb_sys vb_sys_linux;   /* the real calls */

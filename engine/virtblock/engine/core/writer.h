@@ -43,6 +43,11 @@ struct vb_writer_ops {
 	int (*write)(struct vb_writer *writer, uint64_t start_bytes, const void *buffer, size_t length, struct vb_error *error);
 	/* Makes the range read as zeros. */
 	int (*zero)(struct vb_writer *writer, uint64_t start_bytes, uint64_t length_bytes, struct vb_error *error);
+	/* Puts `length` bytes at guest offset `start` by sharing extents of `source`'s file: nothing is moved. Only where
+	 * share_block_bytes is not 0. UNSUPPORTED when the range cannot be shared: system_errno is the kernel's, 0 for a range that does
+	 * not lie on blocks. What the range then holds is undefined until it is written. */
+	int (*share)(struct vb_writer *writer, uint64_t start_bytes, const struct vb_file *source, uint64_t source_offset_bytes,
+		     uint64_t length_bytes, struct vb_error *error);
 	/* Hint: early write-back of what was written. May be NULL. */
 	void (*write_back)(struct vb_writer *writer);
 	/* All data is written: metadata, syncs, and the name or mark that makes it a good image. After success the destination is
@@ -58,6 +63,7 @@ struct vb_writer {
 	struct vb_destination_spec spec;
 	uint32_t unit_bytes;            /* ranges are multiples of this: cluster for qcow2, 4096 for raw */
 	bool zero_needed;               /* false: unwritten ranges are known to read as zeros (a new file in full mode) */
+	uint32_t share_block_bytes;     /* the file system's block, of a destination that may share extents; 0: share() is not to be called */
 	bool published;
 };
 
