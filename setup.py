@@ -17,7 +17,7 @@ CORE = Extension(
     sources=[str(ENGINE / "_core.pyx"), *CORE_SOURCES],
     depends=sorted(str(path) for path in (ENGINE / "core").glob("*.h")),
     include_dirs=[str(ENGINE / "core")],
-    libraries=["z", "zstd", "pthread"],
+    libraries=["deflate", "z", "zstd", "pthread"],
     define_macros=[("_GNU_SOURCE", None)],
     extra_compile_args=["-std=gnu11", "-O3", "-fvisibility=hidden", "-Wall", "-Wextra"],
 )

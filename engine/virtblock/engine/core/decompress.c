@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Owns: the calls into zlib and zstd.
+ * Owns: the calls into libdeflate, zlib and zstd.
  *
- * zlib: a raw deflate stream with a 4 KiB window. The stream may go on behind the cluster's end; all that counts is that it fills the
- * cluster. zstd: one or more whole frames until the cluster is full; each frame is decoded in one call, straight into its place, so no
+ * Deflate: a raw stream. libdeflate, which is quicker, has the first try and is believed when the stream ends and has filled the cluster.
+ * Whatever it says otherwise, zlib decides, called as QEMU calls it: the stream may go on behind the cluster's end or lack its last
+ * bits; all that counts is that it fills the cluster. zstd: one or more whole frames until the cluster is full; each frame is decoded in one call, straight into its place, so no
  * window is allocated however large a one the frame asks for.
  */
 #define ZLIB_CONST
 #include "decompress.h"
 
+#include <libdeflate.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <zlib.h>
@@ -17,6 +19,7 @@
 #define QCOW2_WINDOW_BITS (-12)
 
 struct vb_decompressor {
+	struct libdeflate_decompressor *deflate;
 	z_stream inflate;
 	bool inflate_is_ready;
 	ZSTD_DCtx *zstd;
@@ -31,13 +34,14 @@ void vb_decompressor_free(struct vb_decompressor *decompressor)
 {
 	if (decompressor == NULL)
 		return;
+	libdeflate_free_decompressor(decompressor->deflate);
 	if (decompressor->inflate_is_ready)
 		inflateEnd(&decompressor->inflate);
 	ZSTD_freeDCtx(decompressor->zstd);
 	free(decompressor);
 }
 
-static const char *decode_deflate(struct vb_decompressor *decompressor, const void *input, size_t input_length, void *output,
+static const char *decode_as_qemu(struct vb_decompressor *decompressor, const void *input, size_t input_length, void *output,
 				  size_t output_length)
 {
 	z_stream *stream = &decompressor->inflate;
@@ -56,6 +60,19 @@ static const char *decode_deflate(struct vb_decompressor *decompressor, const vo
 	if (stream->avail_out != 0)
 		return result == Z_STREAM_END ? "the deflate stream is shorter than a cluster" : "the deflate stream is cut off";
 	return NULL;
+}
+
+/* Without memory for libdeflate zlib does it all. */
+static const char *decode_deflate(struct vb_decompressor *decompressor, const void *input, size_t input_length, void *output,
+				  size_t output_length)
+{
+	if (decompressor->deflate == NULL)
+		decompressor->deflate = libdeflate_alloc_decompressor();
+	/* Without a place for the decoded length, nothing but a full cluster is a success. */
+	if (decompressor->deflate != NULL && libdeflate_deflate_decompress(decompressor->deflate, input, input_length, output,
+									   output_length, NULL) == LIBDEFLATE_SUCCESS)
+		return NULL;
+	return decode_as_qemu(decompressor, input, input_length, output, output_length);
 }
 
 static const char *decode_zstd(struct vb_decompressor *decompressor, const void *input, size_t input_length, void *output,

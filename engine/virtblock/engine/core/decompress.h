@@ -2,8 +2,9 @@
 /*
  * Decoding compressed clusters. Internal to the core.
  *
- * Owns: one thread's decoders, made when first needed and used again. Invariants: a cluster is accepted exactly when QEMU accepts it
- * (block/qcow2-threads.c), and memory does not depend on what the stream asks for.
+ * Owns: one thread's decoders, made when first needed and used again. Invariants: a cluster that QEMU accepts is accepted
+ * with the same bytes (block/qcow2-threads.c), and memory does not depend on what the stream asks for. One that QEMU refuses is refused
+ * too, but for a few malformed deflate code tables, which zlib rejects as such and libdeflate lets pass when they fill the cluster.
  */
 #ifndef VB_DECOMPRESS_H
 #define VB_DECOMPRESS_H
