@@ -53,6 +53,8 @@ CASES = (
     Case("qcow2 → raw", "qcow2", ("--raw",), "raw"),
     Case("chain of 3 → qcow2", "chain", (), "qcow2"),
     Case("chain of 3 → raw", "chain", ("--raw",), "raw"),
+    Case("zlib → qcow2", "zlib", (), "qcow2"),
+    Case("zstd → qcow2", "zstd", (), "qcow2"),
     Case("chain of 3, shallow", "chain", ("--shallow",), "qcow2", is_shallow=True),
 )
 

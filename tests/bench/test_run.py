@@ -25,12 +25,12 @@ def test_a_small_run(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert len(rows) == 6
+    assert len(rows) == 8
     for row in rows:
         assert row["ratio"] > 0
         assert row["ours"]["cpu_s"] > 0
         assert row["ours"]["peak_bytes"] > 1024 * 1024
-    assert (tmp_path / "out" / "results.txt").read_text().count("\n") == 8
+    assert (tmp_path / "out" / "results.txt").read_text().count("\n") == 10
     ElementTree.fromstring((tmp_path / "out" / "ratios.svg").read_text())
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
