@@ -6,13 +6,15 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PY := .venv/bin/python
 C_WARNINGS := -std=gnu11 -O2 -D_GNU_SOURCE -Wall -Wextra -Wconversion -Wshadow -Werror
+# fuzz_compressed and fuzz_inplace still find known faults of the core within seconds; `make fuzz` runs them too.
+FUZZ_SHORT := fuzz_bitmap fuzz_header fuzz_map
 
-.PHONY: demo test check bench lint sanitize proto setup setup-test help clean
+.PHONY: demo test check bench lint sanitize fuzz fuzz-short proto setup setup-test help clean
 
 demo: setup ## Set up, start a daemon, copy, mirror, pivot and verify a real disk chain
 	@$(PY) server/packaging/demo.py
 
-test: lint sanitize ## Everything that CI runs: lint, the C core under sanitizers, every test
+test: lint sanitize fuzz-short ## Everything that CI runs: lint, the C core under sanitizers and short fuzzing, every test
 	@$(PY) -m pytest -n 2
 
 check: setup-test ## The fast tests and the C core's own; under five minutes
@@ -32,6 +34,12 @@ lint: setup-test ## Style, types, import contracts, the proto rules and stubs, C
 
 sanitize: setup-test ## The C core's tests: plain, under AddressSanitizer and UBSan, and under ThreadSanitizer
 	@tests/engine/core/run.sh
+
+fuzz: setup-test ## Fuzz the C core; SECONDS_EACH for each target, default 600
+	@tests/fuzz/run.sh "$(or $(SECONDS_EACH),600)"
+
+fuzz-short: setup-test ## Fuzz the targets that hold today for 8 seconds each, always with the same random numbers
+	@tests/fuzz/run.sh 8 $(FUZZ_SHORT)
 
 proto: setup-test ## Generate the checked-in stubs anew from proto/virtblock/v1
 	@proto/generate.sh

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Makes the inputs that the fuzz targets start from, with the real qemu-img: seeds.py FOLDER.
+
+Owns FOLDER/<target>/*. Images have small clusters, so that a mutation has a chance to hit a table. What precedes the
+image or the stream in an input is said at the head of each target.
+"""
+
+from __future__ import annotations
+
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+INPLACE_CONTROLS = (
+    bytes.fromhex("0200068514017d00"),  # write, zero near the end, write; as a destination
+    bytes.fromhex("02000100050a1e01"),  # zero, zero, write; as a tool's image
+)
+CLUSTER_BITS_OF_CONTROL = 9
+COMPRESSED_FLAG = 1 << 62
+OFFSET_MASK = 0x00FFFFFFFFFFFE00
+
+
+def run(*arguments: str | Path) -> None:
+    subprocess.run([str(argument) for argument in arguments], check=True, stdout=subprocess.DEVNULL)
+
+
+def make_content(path: Path, size_bytes: int) -> None:
+    """Text that compresses, bytes that do not, and zeros, in turn."""
+    noise = bytes(value * value * 31 % 251 for value in range(512))
+    block = b"virtual disk " * 80 + noise * 2 + bytes(2048)
+    path.write_bytes((block * (size_bytes // len(block) + 1))[:size_bytes])
+
+
+def make_images(scratch: Path) -> list[Path]:
+    content = scratch / "content.raw"
+    base = scratch / "base.qcow2"
+    make_content(content, 24 * 1024)
+    run("qemu-img", "convert", "-O", "qcow2", "-o", "cluster_size=512", content, base)
+    images = [base]
+    conversions = {
+        "version2": ["-o", "compat=0.10,cluster_size=1k"],
+        "clusters4k": ["-o", "cluster_size=4k"],
+        "refcount1": ["-o", "cluster_size=512,refcount_bits=1"],
+        "refcount64": ["-o", "cluster_size=512,refcount_bits=64,lazy_refcounts=on"],
+        "deflate": ["-c", "-o", "cluster_size=512"],
+        "deflate4k": ["-c", "-o", "cluster_size=4k"],
+        "zstd": ["-c", "-o", "cluster_size=512,compression_type=zstd"],
+        "zstd2k": ["-c", "-o", "cluster_size=2k,compression_type=zstd"],
+    }
+    for name, options in conversions.items():
+        images.append(scratch / f"{name}.qcow2")
+        run("qemu-img", "convert", "-O", "qcow2", *options, content, images[-1])
+    creations = {"empty": "cluster_size=512", "metadata": "cluster_size=512,preallocation=metadata"}
+    for name, creation in creations.items():
+        images.append(scratch / f"{name}.qcow2")
+        run("qemu-img", "create", "-q", "-f", "qcow2", "-o", creation, images[-1], "20000")
+    images.append(scratch / "large.qcow2")
+    run("qemu-img", "create", "-q", "-f", "qcow2", "-o", "cluster_size=64k", images[-1], "8G")
+    images.append(scratch / "extended.qcow2")
+    run("qemu-img", "create", "-q", "-f", "qcow2", "-o", "cluster_size=16k,extended_l2=on", images[-1], "80k")
+    run("qemu-io", "-f", "qcow2", "-c", "write -P 5 1k 2k", "-c", "write -z 4k 1k", images[-1])
+    for version in ("0.10", "1.1"):
+        images.append(scratch / f"overlay{version}.qcow2")
+        creation = f"cluster_size=512,compat={version}"
+        run("qemu-img", "create", "-q", "-f", "qcow2", "-o", creation, "-b", base.name, "-F", "qcow2", images[-1])
+        run("qemu-io", "-f", "qcow2", "-c", "write -P 7 512 3k", "-c", "write -z 8k 2k", images[-1])
+    for name in ("snapshot", "bitmap"):
+        images.append(scratch / f"{name}.qcow2")
+        shutil.copy(base, images[-1])
+    run("qemu-img", "snapshot", "-c", "before", images[-2])
+    run("qemu-io", "-f", "qcow2", "-c", "write -P 9 1k 2k", images[-2])
+    run("qemu-img", "bitmap", "--add", "-g", "512", images[-1], "changes")
+    return images
+
+
+def compressed_streams(image: bytes) -> list[tuple[int, int, bytes]]:
+    """(cluster bits, compression type, stream) of every compressed cluster that the first L2 table names."""
+    (cluster_bits,) = struct.unpack_from(">I", image, 20)
+    (l1_offset,) = struct.unpack_from(">Q", image, 40)
+    is_version3 = struct.unpack_from(">I", image, 4)[0] == 3
+    (l1_entry,) = struct.unpack_from(">Q", image, l1_offset)
+    shift = 62 - (cluster_bits - 8)
+    streams: list[tuple[int, int, bytes]] = []
+    if l1_entry == 0:
+        return streams
+    for (entry,) in struct.iter_unpack(">Q", image[l1_entry & OFFSET_MASK :][: 1 << cluster_bits]):
+        if entry & COMPRESSED_FLAG:
+            offset = entry & ((1 << shift) - 1)
+            end = (offset // 512 + ((entry & (COMPRESSED_FLAG - 1)) >> shift) + 1) * 512
+            streams.append((cluster_bits, image[104] if is_version3 else 0, image[offset:end]))
+    return streams
+
+
+def write_seeds(folder: Path, inputs: list[bytes]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, content in enumerate(inputs):
+        (folder / f"seed-{index:03}").write_bytes(content)
+
+
+def compressed_inputs(images: list[bytes]) -> list[bytes]:
+    inputs = []
+    for image in images:
+        for cluster_bits, compression, stream in compressed_streams(image)[:3]:
+            inputs.append(bytes([(cluster_bits - CLUSTER_BITS_OF_CONTROL) << 1 | compression, 37]) + stream)
+    if {content[0] & 1 for content in inputs} != {0, 1}:
+        raise SystemExit("seeds.py: qemu-img compressed no cluster by deflate or none by zstd")
+    return inputs
+
+
+def bitmap_inputs() -> list[bytes]:
+    inputs = []
+    for granules in (0, 1, 8, 63, 64, 65, 1000, 5000):
+        bits = bytearray(0xA5 >> index % 3 for index in range((granules + 7) // 8))
+        if granules % 8:
+            bits[-1] &= (1 << granules % 8) - 1
+        inputs.append(bytes([granules % 5, granules % 7]) + struct.pack("<H", granules) + bytes(bits))
+    return inputs
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    shutil.rmtree(folder, ignore_errors=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        images = [path.read_bytes() for path in make_images(Path(scratch))]
+    write_seeds(folder / "fuzz_header", images)
+    write_seeds(folder / "fuzz_map", images)
+    write_seeds(folder / "fuzz_inplace", [control + image for image in images for control in INPLACE_CONTROLS])
+    write_seeds(folder / "fuzz_compressed", compressed_inputs(images))
+    write_seeds(folder / "fuzz_bitmap", bitmap_inputs())
+
+
+if __name__ == "__main__":
+    main()
