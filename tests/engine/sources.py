@@ -70,6 +70,8 @@ KINDS = (
     "empty",
     "chain",
     "raw-backing",
+    "subclusters",
+    "subclusters-below",
 )
 
 
@@ -160,6 +162,30 @@ class SourceMaker:
 
     def _empty(self, place: Path, kind: str) -> Source:
         return self._source(self._make_image(place / "disk.qcow2", "qcow2", DISK_BYTES), "qcow2")
+
+    def _subclusters(self, place: Path, kind: str) -> Source:
+        """Extended L2 entries of every state; `subclusters-below` lies below an image without."""
+        path = place / "disk.qcow2"
+        self._qemu_img.create(path, "qcow2", DISK_BYTES, options=["extended_l2=on", "cluster_size=128k"])
+        commands = [
+            "write -c -P 21 1M 256k",
+            "write -P 22 512 4k",
+            "write -P 23 300k 1M",
+            "write -z 340k 20k",
+            "write -zu 512k 128k",
+            "write -z 5M 4k",
+            "write -P 24 6M 4k",
+            "discard 6M 4k",
+            "write -P 25 8184k 8k",
+        ]
+        flags = [argument for command in commands for argument in ("-c", command)]
+        subprocess.run(["qemu-io", "-f", "qcow2", "-d", "unmap", *flags, path], check=True, capture_output=True)
+        if kind == "subclusters":
+            return self._source(path, "qcow2")
+        top = place / "top.qcow2"
+        writes = [(2048, 512, 0x61), (1 * MIB + 64 * KIB, 20 * KIB, 0x62), (7 * MIB, 4096, 0x63)]
+        self._overlay(top, DISK_BYTES, path.name, cluster_size="4096", writes=writes)
+        return self._source(top, "qcow2", path, backing_format="qcow2")
 
     def _chain(self, place: Path, kind: str) -> Source:
         """Three layers whose sizes and clusters all differ, with writes that are not whole clusters."""

@@ -57,6 +57,11 @@ def _cut(length: int) -> Callable[[Path], None]:
     return lambda path: os.truncate(path, length)
 
 
+def _small_subclusters(path: Path) -> None:
+    qcow2.write_u64(path, qcow2.INCOMPATIBLE_OFFSET, 1 << 4)
+    qcow2.write_u32(path, qcow2.CLUSTER_BITS_OFFSET, 13)
+
+
 def _l1_entry(value: int) -> Callable[[Path], None]:
     return lambda path: qcow2.write_u64(path, qcow2.l1_offset(path), value)
 
@@ -82,7 +87,7 @@ SPOILED: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "AES": (_u32(qcow2.CRYPT_METHOD_OFFSET, 1), "unsupported", "encrypt"),
     "LUKS": (_u32(qcow2.CRYPT_METHOD_OFFSET, 2), "unsupported", "encrypt"),
     "data file": (_u64(qcow2.INCOMPATIBLE_OFFSET, 1 << 2), "unsupported", "data file"),
-    "extended L2": (_u64(qcow2.INCOMPATIBLE_OFFSET, 1 << 4), "unsupported", "extended"),
+    "subclusters smaller than a sector": (_small_subclusters, "format", "extended L2 entries need at least 14"),
     "unknown bit 5": (_u64(qcow2.INCOMPATIBLE_OFFSET, 1 << 5), "unsupported", "bit 5"),
     "unknown bit 63": (_u64(qcow2.INCOMPATIBLE_OFFSET, 1 << 63), "unsupported", "bit 63"),
     "refcount order": (_u32(qcow2.REFCOUNT_ORDER_OFFSET, 7), "format", "refcount_order"),

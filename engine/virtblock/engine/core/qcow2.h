@@ -85,6 +85,10 @@ enum {
 #define VB_QCOW2_REFTABLE_OFFSET_MASK 0xfffffffffffffe00ull
 #define VB_QCOW2_COMPRESSED_SECTOR_BYTES 512u
 
+/* Extended L2 entries: a second word, of one bit for each subcluster that is allocated (low half) and one for each that reads as zeros. */
+#define VB_QCOW2_SUBCLUSTER_COUNT 32u
+#define VB_QCOW2_EXTENDED_CLUSTER_BITS_MIN 14u   /* a subcluster is no smaller than a sector */
+
 /* The header in host byte order, with what the extensions say. */
 struct vb_qcow2_header {
 	uint32_t version;
@@ -164,17 +168,35 @@ static inline void vb_qcow2_compressed_location(uint32_t cluster_bits, uint64_t 
 	*length_bytes = (uint32_t)(sectors * VB_QCOW2_COMPRESSED_SECTOR_BYTES - *offset_bytes % VB_QCOW2_COMPRESSED_SECTOR_BYTES);
 }
 
-/* Guest bytes that one L2 table maps. */
+/* Guest bytes that one L2 table of standard entries maps. */
 static inline uint64_t vb_qcow2_l2_span_bytes(uint32_t cluster_bits)
 {
 	return 1ull << (2 * cluster_bits - 3);
 }
 
-/* Reads and checks header and extensions. An image that is unfinished (VB_UNFINISHED_MAGIC) is VB_ERROR_FORMAT and says so. Features that this
- * engine does not read (extended L2, external data file, encryption) are VB_ERROR_UNSUPPORTED, by name. */
+static inline bool vb_qcow2_has_extended_l2(const struct vb_qcow2_header *header)
+{
+	return (header->incompatible_features & VB_QCOW2_INCOMPATIBLE_EXTENDED_L2) != 0;
+}
+
+static inline uint32_t vb_qcow2_l2_entry_bytes(const struct vb_qcow2_header *header)
+{
+	return vb_qcow2_has_extended_l2(header) ? 16 : 8;
+}
+
+/* Guest bytes that one L2 table of this image maps. */
+static inline uint64_t vb_qcow2_table_span_bytes(const struct vb_qcow2_header *header)
+{
+	return vb_qcow2_l2_span_bytes(header->cluster_bits) / (vb_qcow2_l2_entry_bytes(header) / 8);
+}
+
+/* Of an image that is to be read. Reads and checks header and extensions. An image that is unfinished (VB_UNFINISHED_MAGIC) is
+ * VB_ERROR_FORMAT and says so. Features that this engine does not read (external data file, encryption) are VB_ERROR_UNSUPPORTED, by
+ * name. */
 int vb_qcow2_header_read(const struct vb_file *file, struct vb_qcow2_header *header, struct vb_error *error);
 
-/* The same on bytes in memory: `head` is the start of a file of `file_size_bytes`, at least min(one cluster, the file) long; the cluster
+/* The same of an image that is to be changed in place, so that extended L2 entries, which are only read, are VB_ERROR_UNSUPPORTED too; on
+ * bytes in memory: `head` is the start of a file of `file_size_bytes`, at least min(one cluster, the file) long; the cluster
  * size is that of the header. `path` only for messages. */
 int vb_qcow2_header_parse(const uint8_t *head, size_t head_bytes, uint64_t file_size_bytes, const char *path,
 			  struct vb_qcow2_header *header, struct vb_error *error);

@@ -161,8 +161,9 @@ static int check_features(const struct parse *parse)
 		return -1;
 	if ((header->incompatible_features & VB_QCOW2_INCOMPATIBLE_DATA_FILE) != 0)
 		return refuse_feature(parse, "an external data file");
-	if ((header->incompatible_features & VB_QCOW2_INCOMPATIBLE_EXTENDED_L2) != 0)
-		return refuse_feature(parse, "extended L2 entries");
+	if (vb_qcow2_has_extended_l2(header) && header->cluster_bits < VB_QCOW2_EXTENDED_CLUSTER_BITS_MIN)
+		return refuse(parse, VB_QCOW2_AT_CLUSTER_BITS, "cluster_bits", header->cluster_bits,
+			      "extended L2 entries need at least 14");
 	if (header->refcount_order > VB_QCOW2_REFCOUNT_ORDER_MAX)
 		return refuse_above(parse, VB_QCOW2_AT_REFCOUNT_ORDER, "refcount_order", header->refcount_order,
 				    VB_QCOW2_REFCOUNT_ORDER_MAX);
@@ -198,7 +199,7 @@ static int check_inside(const struct parse *parse, int64_t at, const char *table
 static int parse_l1(const struct parse *parse)
 {
 	struct vb_qcow2_header *header = parse->header;
-	uint64_t span = vb_qcow2_l2_span_bytes(header->cluster_bits), needed;
+	uint64_t span = vb_qcow2_table_span_bytes(header), needed;
 
 	header->size_bytes = vb_load_be64(parse->head + VB_QCOW2_AT_SIZE);
 	header->l1_size = vb_load_be32(parse->head + VB_QCOW2_AT_L1_SIZE);
@@ -340,22 +341,34 @@ static int parse_extensions(const struct parse *parse)
 	return 0;
 }
 
+static int parse_all(const struct parse *parse)
+{
+	struct vb_qcow2_header *header = parse->header;
+
+	memset(header, 0, sizeof(*header));
+	if (parse_start(parse) < 0)
+		return -1;
+	if (parse->head_bytes < header->cluster_size_bytes && parse->head_bytes < parse->file_size_bytes)
+		return vb_fail(parse->error, VB_ERROR_INTERNAL, 0, parse->path, -1, "%zu bytes given of a header cluster of %u",
+			       parse->head_bytes, header->cluster_size_bytes);
+	if ((header->version == 2 ? parse_version2(parse) : parse_version3(parse)) < 0)
+		return -1;
+	if (check_features(parse) < 0 || parse_refcounts(parse) < 0 || parse_snapshots(parse) < 0 || parse_l1(parse) < 0)
+		return -1;
+	return parse_backing(parse) < 0 ? -1 : parse_extensions(parse);
+}
+
 int vb_qcow2_header_parse(const uint8_t *head, size_t head_bytes, uint64_t file_size_bytes, const char *path,
 			  struct vb_qcow2_header *header, struct vb_error *error)
 {
 	const struct parse parse = { head, head_bytes, file_size_bytes, path, header, error };
 
-	memset(header, 0, sizeof(*header));
-	if (parse_start(&parse) < 0)
+	if (parse_all(&parse) < 0)
 		return -1;
-	if (head_bytes < header->cluster_size_bytes && head_bytes < file_size_bytes)
-		return vb_fail(error, VB_ERROR_INTERNAL, 0, path, -1, "%zu bytes given of a header cluster of %u", head_bytes,
-			       header->cluster_size_bytes);
-	if ((header->version == 2 ? parse_version2(&parse) : parse_version3(&parse)) < 0)
-		return -1;
-	if (check_features(&parse) < 0 || parse_refcounts(&parse) < 0 || parse_snapshots(&parse) < 0 || parse_l1(&parse) < 0)
-		return -1;
-	return parse_backing(&parse) < 0 ? -1 : parse_extensions(&parse);
+	if (!vb_qcow2_has_extended_l2(header))
+		return 0;
+	return vb_fail(error, VB_ERROR_UNSUPPORTED, ENOTSUP, path, -1,
+		       "qcow2 image with extended L2 entries is not supported for writing in place");
 }
 
 int vb_qcow2_header_read(const struct vb_file *file, struct vb_qcow2_header *header, struct vb_error *error)
@@ -376,7 +389,7 @@ int vb_qcow2_header_read(const struct vb_file *file, struct vb_qcow2_header *hea
 		return vb_fail(error, VB_ERROR_MEMORY, 0, file->path, -1, "out of memory for a header of %llu bytes", (ull)head_bytes);
 	result = vb_pread_exact(file->fd, file->path, head, (size_t)head_bytes, 0, error);
 	if (result == 0)
-		result = vb_qcow2_header_parse(head, (size_t)head_bytes, file->size_bytes, file->path, header, error);
+		result = parse_all(&(const struct parse){ head, (size_t)head_bytes, file->size_bytes, file->path, header, error });
 	free(head);
 	return result;
 }

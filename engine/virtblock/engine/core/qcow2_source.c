@@ -6,8 +6,10 @@
  * costs memory for one window and time for the tables that exist. What an entry may say is decided in one place (classify).
  * An entry that leads outside the file is refused, by qemu-img check's rule: a cluster must start before the end of the file; it may
  * end behind it (the last one may be short), and reads as zeros there.
+ * With extended L2 entries a cluster's subclusters are looked at one bit of the entry's bitmap each, and a run may start and end at any.
  */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "layer.h"
@@ -20,9 +22,10 @@ struct vb_qcow2_layer {
 	struct vb_qcow2_header header;
 	uint64_t *l2_offsets;          /* per L1 slot: offset of its L2 table in the file, 0: none */
 	uint64_t file_end_bytes;       /* in whole sectors, as QEMU sees a file */
+	uint32_t entry_bytes;          /* of an L2 entry: 8, or 16 if extended */
 };
 
-/* What one L2 entry says; values above the extent kinds are refusals. */
+/* What one L2 entry says of a place; values above the extent kinds are refusals. */
 enum verdict {
 	UNALLOCATED = VB_EXTENT_UNALLOCATED,
 	ZERO = VB_EXTENT_ZERO,
@@ -32,17 +35,21 @@ enum verdict {
 	BAD_ALIGNMENT,
 	BAD_VERSION,
 	BAD_END,
+	BAD_CONTRADICTION,
+	BAD_NO_CLUSTER,
+	BAD_COMPRESSED_BITMAP,
 };
 
 struct entry {
 	enum verdict verdict;
 	uint32_t host_length_bytes;   /* COMPRESSED */
-	uint64_t host_offset_bytes;
+	uint64_t host_offset_bytes;   /* of the cluster */
+	uint32_t end_bytes;           /* where in the cluster the verdict ends */
 };
 
 static struct entry classify_compressed(const struct vb_qcow2_layer *qcow2, uint64_t word)
 {
-	struct entry entry = { .verdict = COMPRESSED };
+	struct entry entry = { .verdict = COMPRESSED, .end_bytes = qcow2->header.cluster_size_bytes };
 
 	vb_qcow2_compressed_location(qcow2->header.cluster_bits, word, &entry.host_offset_bytes, &entry.host_length_bytes);
 	if (entry.host_offset_bytes >= qcow2->file_end_bytes)
@@ -50,9 +57,9 @@ static struct entry classify_compressed(const struct vb_qcow2_layer *qcow2, uint
 	return entry;
 }
 
-static inline struct entry classify(const struct vb_qcow2_layer *qcow2, uint64_t word)
+static inline struct entry classify_standard(const struct vb_qcow2_layer *qcow2, uint64_t word)
 {
-	struct entry entry = { .verdict = UNALLOCATED };
+	struct entry entry = { .verdict = UNALLOCATED, .end_bytes = qcow2->header.cluster_size_bytes };
 
 	if ((word & ~VB_QCOW2_COPIED) == 0)
 		return entry;
@@ -70,17 +77,82 @@ static inline struct entry classify(const struct vb_qcow2_layer *qcow2, uint64_t
 	return entry;
 }
 
-static int refuse_entry(const struct vb_layer *layer, enum verdict verdict, uint64_t word, uint64_t entry_bytes, uint64_t guest_bytes,
+/* What of an extended entry does not depend on the subcluster; UNALLOCATED: nothing is wrong. */
+static inline enum verdict check_extended(const struct vb_qcow2_layer *qcow2, uint64_t word, uint32_t allocated, uint32_t zero)
+{
+	uint64_t offset_bytes = word & VB_QCOW2_OFFSET_MASK;
+
+	if ((word & (VB_QCOW2_L2_RESERVED_MASK | VB_QCOW2_ZERO)) != 0)
+		return BAD_RESERVED;
+	if ((offset_bytes & (qcow2->header.cluster_size_bytes - 1)) != 0)
+		return BAD_ALIGNMENT;
+	if ((allocated & zero) != 0)
+		return BAD_CONTRADICTION;
+	if (offset_bytes == 0 && allocated != 0)
+		return BAD_NO_CLUSTER;
+	return allocated != 0 && offset_bytes >= qcow2->file_end_bytes ? BAD_END : UNALLOCATED;
+}
+
+static inline struct entry classify_extended(const struct vb_qcow2_layer *qcow2, uint64_t word, uint64_t bitmap, uint32_t within_bytes)
+{
+	uint32_t subcluster_bits = qcow2->header.cluster_bits - (uint32_t)__builtin_ctz(VB_QCOW2_SUBCLUSTER_COUNT);
+	uint32_t allocated = (uint32_t)bitmap, zero = (uint32_t)(bitmap >> 32), first = within_bytes >> subcluster_bits, same;
+	struct entry entry = { .end_bytes = qcow2->header.cluster_size_bytes };
+
+	if ((word & VB_QCOW2_COMPRESSED) != 0) {
+		entry = classify_compressed(qcow2, word);
+		if (bitmap != 0)
+			entry.verdict = BAD_COMPRESSED_BITMAP;
+		return entry;
+	}
+	entry.verdict = check_extended(qcow2, word, allocated, zero);
+	if (entry.verdict != UNALLOCATED)
+		return entry;
+	entry.host_offset_bytes = word & VB_QCOW2_OFFSET_MASK;
+	entry.verdict = (allocated >> first & 1) != 0 ? DATA : (zero >> first & 1) != 0 ? ZERO : UNALLOCATED;
+	same = entry.verdict == DATA ? allocated : entry.verdict == ZERO ? zero : ~(allocated | zero);
+	entry.end_bytes = (first + (uint32_t)__builtin_ctzll(~(uint64_t)(same >> first))) << subcluster_bits;
+	return entry;
+}
+
+/* What the entry in the file's bytes `at` says from `within_bytes` of its cluster on. */
+static inline struct entry classify(const struct vb_qcow2_layer *qcow2, const uint8_t *at, uint32_t within_bytes)
+{
+	if (qcow2->entry_bytes == 8)
+		return classify_standard(qcow2, vb_load_be64(at));
+	return classify_extended(qcow2, vb_load_be64(at), vb_load_be64(at + 8), within_bytes);
+}
+
+static const char *refusal_reason(enum verdict verdict)
+{
+	switch (verdict) {
+	case BAD_RESERVED:
+		return "has reserved bits set";
+	case BAD_ALIGNMENT:
+		return "is not aligned to the cluster size";
+	case BAD_VERSION:
+		return "is a zero cluster, which version 2 does not have";
+	case BAD_CONTRADICTION:
+		return "has subclusters that are both allocated and zero";
+	case BAD_NO_CLUSTER:
+		return "has allocated subclusters, but no cluster for them";
+	case BAD_COMPRESSED_BITMAP:
+		return "is a compressed cluster with a subcluster bitmap";
+	default:
+		return "starts beyond the end of the file: the image is truncated";
+	}
+}
+
+static int refuse_entry(const struct vb_layer *layer, enum verdict verdict, const uint8_t *entry, uint64_t at_bytes, uint64_t guest_bytes,
 			struct vb_error *error)
 {
-	const char *reason = verdict == BAD_RESERVED    ? "has reserved bits set"
-			     : verdict == BAD_ALIGNMENT ? "is not aligned to the cluster size"
-			     : verdict == BAD_VERSION   ? "is a zero cluster, which version 2 does not have"
-							: "starts beyond the end of the file: the image is truncated";
+	char bitmap[48] = "";
 
-	return vb_fail(error, VB_ERROR_FORMAT, 0, layer->file.path, (int64_t)entry_bytes,
-		       "the L2 entry 0x%016llx for guest offset %llu %s (the file ends at %llu)", (unsigned long long)word,
-		       (unsigned long long)guest_bytes, reason, (unsigned long long)layer->file.size_bytes);
+	if (vb_qcow2_has_extended_l2(&layer->qcow2->header))
+		snprintf(bitmap, sizeof(bitmap), " (bitmap 0x%016llx)", (unsigned long long)vb_load_be64(entry + 8));
+	return vb_fail(error, VB_ERROR_FORMAT, 0, layer->file.path, (int64_t)at_bytes,
+		       "the L2 entry 0x%016llx%s for guest offset %llu %s (the file ends at %llu)", (unsigned long long)vb_load_be64(entry),
+		       bitmap, (unsigned long long)guest_bytes, refusal_reason(verdict), (unsigned long long)layer->file.size_bytes);
 }
 
 static int check_l1_entry(const struct vb_layer *layer, uint32_t index, uint64_t word, struct vb_error *error)
@@ -99,7 +171,7 @@ static int check_l1_entry(const struct vb_layer *layer, uint32_t index, uint64_t
 		return 0;
 	return vb_fail(error, VB_ERROR_FORMAT, 0, layer->file.path, (int64_t)(header->l1_offset_bytes + index * 8ull),
 		       "the L1 entry 0x%016llx for guest offset %llu %s (the file ends at %llu)", (unsigned long long)word,
-		       (unsigned long long)(index * vb_qcow2_l2_span_bytes(header->cluster_bits)), reason,
+		       (unsigned long long)(index * vb_qcow2_table_span_bytes(header)), reason,
 		       (unsigned long long)layer->file.size_bytes);
 }
 
@@ -151,6 +223,7 @@ static int qcow2_open(struct vb_layer *layer, struct vb_error *error)
 	layer->qcow2->file_end_bytes = (layer->file.size_bytes + 511) & ~511ull;
 	if (vb_qcow2_header_read(&layer->file, &layer->qcow2->header, error) < 0 || read_l1(layer, error) < 0)
 		return -1;
+	layer->qcow2->entry_bytes = vb_qcow2_l2_entry_bytes(&layer->qcow2->header);
 	fill_info(layer);
 	return 0;
 }
@@ -182,7 +255,7 @@ static const uint8_t *load_entries(struct vb_layer_cursor *cursor, uint32_t slot
 {
 	const struct vb_layer *layer = cursor->layer;
 	const struct vb_qcow2_layer *qcow2 = layer->qcow2;
-	uint64_t table_bytes = qcow2->l2_offsets[slot], at_bytes = table_bytes + index * 8, end_bytes;
+	uint64_t table_bytes = qcow2->l2_offsets[slot], at_bytes = table_bytes + index * qcow2->entry_bytes, end_bytes;
 
 	if (cursor->window == NULL)
 		cursor->window = malloc(WINDOW_BYTES);
@@ -206,45 +279,49 @@ static const uint8_t *load_entries(struct vb_layer_cursor *cursor, uint32_t slot
 	end_bytes = cursor->window_offset_bytes + cursor->window_length;
 	if (end_bytes > table_bytes + qcow2->header.cluster_size_bytes)
 		end_bytes = table_bytes + qcow2->header.cluster_size_bytes;
-	*count = (end_bytes - at_bytes) / 8;
+	*count = (end_bytes - at_bytes) / qcow2->entry_bytes;
 	return cursor->window + (at_bytes - cursor->window_offset_bytes);
 }
 
-/* How many entries from the first on are zero words; whole cache lines at a time. */
-static uint64_t count_zero_words(const uint8_t *entries, uint64_t count)
+/* How many words from the first on are zero; whole cache lines at a time. */
+static uint64_t count_zero_words(const uint8_t *words, uint64_t count)
 {
 	uint64_t run = 0;
 
-	while (count - run >= 64 && vb_is_zero(entries + run * 8, 512))
+	while (count - run >= 64 && vb_is_zero(words + run * 8, 512))
 		run += 64;
-	while (run < count && vb_load_be64(entries + run * 8) == 0)
+	while (run < count && vb_load_be64(words + run * 8) == 0)
 		run++;
 	return run;
 }
 
-/* How many entries go on as the first one, `entry`, began: same verdict, and data without a break in the file. */
-static uint64_t count_run(const struct vb_qcow2_layer *qcow2, const uint8_t *entries, uint64_t count, struct entry entry)
+/* How far it goes on as `entry`, which is what the first of the entries says, began: same verdict, and data without a break in the file.
+ * In bytes from the start of the first cluster. */
+static uint64_t find_run_end(const struct vb_qcow2_layer *qcow2, const uint8_t *entries, uint64_t count, struct entry entry)
 {
-	uint64_t run = 1;
+	uint32_t bits = qcow2->header.cluster_bits, word_count = qcow2->entry_bytes / 8;
+	uint64_t end_bytes = entry.end_bytes, run = 1;
 
 	if (entry.verdict == COMPRESSED)
-		return 1;
-	while (run < count) {
+		return end_bytes;
+	while (end_bytes == run << bits && run < count) {
 		struct entry next;
 
 		if (entry.verdict == UNALLOCATED) {
-			run += count_zero_words(entries + run * 8, count - run);
+			run += count_zero_words(entries + run * qcow2->entry_bytes, (count - run) * word_count) / word_count;
+			end_bytes = run << bits;
 			if (run == count)
 				break;
 		}
-		next = classify(qcow2, vb_load_be64(entries + run * 8));
+		next = classify(qcow2, entries + run * qcow2->entry_bytes, 0);
 		if (next.verdict != entry.verdict)
 			break;
-		if (entry.verdict == DATA && next.host_offset_bytes != entry.host_offset_bytes + (run << qcow2->header.cluster_bits))
+		if (entry.verdict == DATA && next.host_offset_bytes != entry.host_offset_bytes + end_bytes)
 			break;
+		end_bytes += next.end_bytes;
 		run++;
 	}
-	return run;
+	return end_bytes;
 }
 
 /* A piece of the map that one window shows. `goes_on`: the window's end ended it, or an absent table's. */
@@ -256,7 +333,7 @@ struct piece {
 
 static struct piece absent_piece(const struct vb_qcow2_layer *qcow2, uint32_t slot, uint64_t end_bytes)
 {
-	uint64_t span_bytes = vb_qcow2_l2_span_bytes(qcow2->header.cluster_bits);
+	uint64_t span_bytes = vb_qcow2_table_span_bytes(&qcow2->header);
 	uint32_t end_slot = (uint32_t)((end_bytes + span_bytes - 1) / span_bytes);
 	struct piece piece = { .entry.verdict = UNALLOCATED, .goes_on = true };
 
@@ -271,10 +348,10 @@ static int find_piece(struct vb_layer_cursor *cursor, uint64_t start_bytes, uint
 		      struct vb_error *error)
 {
 	const struct vb_qcow2_layer *qcow2 = cursor->layer->qcow2;
-	uint32_t bits = qcow2->header.cluster_bits;
-	uint32_t slot = (uint32_t)(start_bytes / vb_qcow2_l2_span_bytes(bits));
-	uint64_t cluster = start_bytes >> bits, end_cluster = ((end_bytes - 1) >> bits) + 1, count = 0, run;
-	uint64_t index = cluster & (qcow2->header.cluster_size_bytes / 8 - 1);
+	uint32_t bits = qcow2->header.cluster_bits, mask = qcow2->header.cluster_size_bytes - 1;
+	uint32_t slot = (uint32_t)(start_bytes / vb_qcow2_table_span_bytes(&qcow2->header));
+	uint64_t cluster = start_bytes >> bits, end_cluster = ((end_bytes - 1) >> bits) + 1, count = 0, run_bytes;
+	uint64_t index = cluster & (qcow2->header.cluster_size_bytes / qcow2->entry_bytes - 1);
 	const uint8_t *entries;
 
 	if (qcow2->l2_offsets[slot] == 0) {
@@ -286,13 +363,13 @@ static int find_piece(struct vb_layer_cursor *cursor, uint64_t start_bytes, uint
 		return -1;
 	if (count > end_cluster - cluster)
 		count = end_cluster - cluster;
-	piece->entry = classify(qcow2, vb_load_be64(entries));
+	piece->entry = classify(qcow2, entries, (uint32_t)start_bytes & mask);
 	if (piece->entry.verdict > COMPRESSED)
-		return refuse_entry(cursor->layer, piece->entry.verdict, vb_load_be64(entries), qcow2->l2_offsets[slot] + index * 8,
+		return refuse_entry(cursor->layer, piece->entry.verdict, entries, qcow2->l2_offsets[slot] + index * qcow2->entry_bytes,
 				    start_bytes, error);
-	run = count_run(qcow2, entries, count, piece->entry);
-	piece->end_bytes = (cluster + run) << bits;
-	piece->goes_on = run == count && piece->entry.verdict != COMPRESSED;
+	run_bytes = find_run_end(qcow2, entries, count, piece->entry);
+	piece->end_bytes = (cluster << bits) + run_bytes;
+	piece->goes_on = run_bytes == count << bits && piece->entry.verdict != COMPRESSED;
 	return 0;
 }
 
