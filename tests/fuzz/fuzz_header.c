@@ -53,8 +53,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		REQUIRE(parse_result < 0 && parse_error.kind == VB_ERROR_UNSUPPORTED);
 	} else {
 		REQUIRE(parse_result == read_result);
-		REQUIRE(parse_result < 0 ? parse_error.kind == read_error.kind && strcmp(parse_error.message, read_error.message) == 0
-					 : memcmp(&parsed, &read, sizeof(parsed)) == 0);
+		/* Not the words: parsing has the whole file at hand, and may find a name for a feature behind the first cluster. */
+		REQUIRE(parse_result < 0 ? parse_error.kind == read_error.kind : memcmp(&parsed, &read, sizeof(parsed)) == 0);
 	}
 	vb_file_close(&file);
 	memory_files_end();
