@@ -35,6 +35,7 @@ struct inplace_writer {
 	struct vb_l2_slot *l2;      /* by L1 index */
 	uint64_t l2_loaded_count;
 	uint64_t *owned;            /* one bit per host cluster that was in use at open: a table's or an in-place data cluster's */
+	uint64_t *packed;           /* likewise: holds compressed clusters, which share it */
 	uint64_t owned_count;
 };
 

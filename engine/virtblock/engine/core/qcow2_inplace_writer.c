@@ -141,7 +141,7 @@ static int drop_entry(struct inplace_writer *self, uint64_t entry, struct vb_err
 	uint64_t first = offset_bytes >> cluster_bits;
 	uint64_t last = (offset_bytes + length - 1) >> cluster_bits;
 
-	return vb_refcounts_drop_later(&self->refcounts, first, last - first + 1, error);
+	return vb_refcounts_drop_shared_later(&self->refcounts, first, last - first + 1, error);
 }
 
 /* The data of the segment is in the file: names it in the table. */

@@ -8,6 +8,8 @@
 
 #include "sys.h"
 
+#define KEEP_CONTENT (1ull << 63)   /* in a remembered drop; cluster numbers are far smaller */
+
 static uint64_t cluster_bytes(const struct vb_refcounts *refcounts)
 {
 	return 1ull << refcounts->cluster_bits;
@@ -234,7 +236,7 @@ int vb_refcounts_allocate_run(struct vb_refcounts *refcounts, uint64_t count, ui
 	return take_clusters(refcounts, count, first, error) || raise_counts(refcounts, *first, count, error) ? -1 : 0;
 }
 
-int vb_refcounts_drop_later(struct vb_refcounts *refcounts, uint64_t cluster, uint64_t count, struct vb_error *error)
+static int remember_drops(struct vb_refcounts *refcounts, uint64_t cluster, uint64_t count, uint64_t mark, struct vb_error *error)
 {
 	while (refcounts->drop_count + count > refcounts->drop_capacity) {
 		size_t capacity = refcounts->drop_capacity ? refcounts->drop_capacity * 2 : 256;
@@ -246,8 +248,18 @@ int vb_refcounts_drop_later(struct vb_refcounts *refcounts, uint64_t cluster, ui
 		refcounts->drop_capacity = capacity;
 	}
 	for (uint64_t index = 0; index < count; index++)
-		refcounts->drops[refcounts->drop_count++] = cluster + index;
+		refcounts->drops[refcounts->drop_count++] = (cluster + index) | mark;
 	return 0;
+}
+
+int vb_refcounts_drop_later(struct vb_refcounts *refcounts, uint64_t cluster, uint64_t count, struct vb_error *error)
+{
+	return remember_drops(refcounts, cluster, count, 0, error);
+}
+
+int vb_refcounts_drop_shared_later(struct vb_refcounts *refcounts, uint64_t cluster, uint64_t count, struct vb_error *error)
+{
+	return remember_drops(refcounts, cluster, count, KEEP_CONTENT, error);
 }
 
 int vb_refcounts_write_blocks(struct vb_refcounts *refcounts, bool *wrote, struct vb_error *error)
@@ -316,12 +328,12 @@ int vb_refcounts_drop(struct vb_refcounts *refcounts, struct vb_error *error)
 	uint64_t free_first = 0, free_count = 0;
 
 	for (size_t index = 0; index < refcounts->drop_count; index++) {
-		uint64_t cluster = refcounts->drops[index];
+		uint64_t cluster = refcounts->drops[index] & ~KEEP_CONTENT;
 		uint64_t count;
 
 		if (change_count(refcounts, cluster, -1, error) || vb_refcounts_get(refcounts, cluster, &count, error))
 			return -1;
-		if (count)
+		if (count || (refcounts->drops[index] & KEEP_CONTENT))
 			continue;
 		if (free_count && cluster == free_first + free_count) {
 			free_count++;

@@ -49,6 +49,8 @@ int vb_refcounts_allocate(struct vb_refcounts *refcounts, uint64_t wanted, uint6
 int vb_refcounts_allocate_run(struct vb_refcounts *refcounts, uint64_t count, uint64_t *first, struct vb_error *error);
 /* One reference to each of these clusters goes away once all that refers to them is durable. */
 int vb_refcounts_drop_later(struct vb_refcounts *refcounts, uint64_t cluster, uint64_t count, struct vb_error *error);
+/* Likewise, but the content stays when the count becomes 0: for clusters that entries share, whose count an image may have too low. */
+int vb_refcounts_drop_shared_later(struct vb_refcounts *refcounts, uint64_t cluster, uint64_t count, struct vb_error *error);
 
 /* The steps of a checkpoint; *wrote tells whether anything went to the file. */
 int vb_refcounts_write_blocks(struct vb_refcounts *refcounts, bool *wrote, struct vb_error *error);

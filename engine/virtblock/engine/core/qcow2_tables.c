@@ -39,7 +39,7 @@ static int own(struct inplace_writer *self, uint64_t offset_bytes, uint64_t clus
 	for (uint64_t cluster = first; cluster < first + cluster_count; cluster++) {
 		uint64_t bit = 1ull << (cluster % 64);
 
-		if (self->owned[cluster / 64] & bit)
+		if ((self->owned[cluster / 64] | self->packed[cluster / 64]) & bit)
 			return corrupt(self, at_bytes, "two entries name the same cluster", offset_bytes, error);
 		self->owned[cluster / 64] |= bit;
 	}
@@ -76,9 +76,10 @@ static int own_l1(struct inplace_writer *self, struct vb_error *error)
 		uint64_t entry = vb_load_be64(&self->l1[index]);
 		uint64_t at_bytes = header->l1_offset_bytes + index * sizeof(uint64_t);
 
-		self->l1[index] = entry;
 		if (entry & VB_QCOW2_L1_RESERVED_MASK)
 			return corrupt(self, at_bytes, "an L1 entry has reserved bits set", entry, error);
+		/* Without a table there is nothing that COPIED could be said of. */
+		self->l1[index] = entry & VB_QCOW2_OFFSET_MASK ? entry : 0;
 		if ((entry & VB_QCOW2_OFFSET_MASK) && own(self, entry & VB_QCOW2_OFFSET_MASK, 1, at_bytes, error))
 			return -1;
 	}
@@ -89,9 +90,10 @@ int vb_qcow2_tables_open(struct inplace_writer *self, struct vb_error *error)
 {
 	self->owned_count = self->refcounts.next_cluster;
 	self->owned = calloc(self->owned_count / 64 + 1, sizeof(*self->owned));
+	self->packed = calloc(self->owned_count / 64 + 1, sizeof(*self->packed));
 	self->l1 = calloc(self->header.l1_size + 1ull, sizeof(*self->l1));
 	self->l2 = calloc(self->header.l1_needed + 1ull, sizeof(*self->l2));
-	if (!self->owned || !self->l1 || !self->l2)
+	if (!self->owned || !self->packed || !self->l1 || !self->l2)
 		return no_memory(self, error);
 	return own_refcount_tables(self, error) || own_l1(self, error) ? -1 : 0;
 }
@@ -114,6 +116,47 @@ void vb_qcow2_tables_close(struct inplace_writer *self)
 	free(self->l2);
 	free(self->l1);
 	free(self->owned);
+	free(self->packed);
+}
+
+/* Compressed clusters share host clusters, but only among themselves, and only clusters that have a refcount. */
+static int check_compressed(struct inplace_writer *self, uint64_t entry, uint64_t at_bytes, struct vb_error *error)
+{
+	uint64_t offset_bytes, count;
+	uint32_t length;
+
+	if (entry & VB_QCOW2_COPIED)
+		return corrupt(self, at_bytes, "a compressed cluster is marked COPIED", entry, error);
+	vb_qcow2_compressed_location(self->header.cluster_bits, entry, &offset_bytes, &length);
+
+	uint64_t last = (offset_bytes + length - 1) >> self->header.cluster_bits;
+
+	for (uint64_t cluster = offset_bytes >> self->header.cluster_bits; cluster <= last; cluster++) {
+		uint64_t bit = 1ull << (cluster % 64);
+
+		if (vb_refcounts_get(&self->refcounts, cluster, &count, error))
+			return -1;
+		if (count == 0 || cluster >= self->owned_count)
+			return corrupt(self, at_bytes, "compressed data lies in a cluster without a refcount", entry, error);
+		if (self->owned[cluster / 64] & bit)
+			return corrupt(self, at_bytes, "compressed data lies in a cluster that another entry names", entry, error);
+		self->packed[cluster / 64] |= bit;
+	}
+	return 0;
+}
+
+/* A cluster that is not COPIED belongs to a snapshot as well, or to this entry alone; in no case to nobody. */
+static int check_uncopied(struct inplace_writer *self, uint64_t offset_bytes, uint64_t at_bytes, struct vb_error *error)
+{
+	uint64_t count;
+
+	if (offset_bytes & (self->header.cluster_size_bytes - 1))
+		return corrupt(self, at_bytes, "an offset is not aligned to a cluster", offset_bytes, error);
+	if (vb_refcounts_get(&self->refcounts, offset_bytes >> self->header.cluster_bits, &count, error))
+		return -1;
+	if (count == 0)
+		return corrupt(self, at_bytes, "an entry names a cluster without a refcount", offset_bytes, error);
+	return count == 1 ? own(self, offset_bytes, 1, at_bytes, error) : 0;
 }
 
 static int check_entry(struct inplace_writer *self, uint64_t entry, bool is_shared, uint64_t at_bytes, struct vb_error *error)
@@ -122,13 +165,15 @@ static int check_entry(struct inplace_writer *self, uint64_t entry, bool is_shar
 	uint64_t count;
 
 	if (entry & VB_QCOW2_COMPRESSED)
-		return entry & VB_QCOW2_COPIED ? corrupt(self, at_bytes, "a compressed cluster is marked COPIED", entry, error) : 0;
+		return check_compressed(self, entry, at_bytes, error);
 	if (entry & VB_QCOW2_L2_RESERVED_MASK)
 		return corrupt(self, at_bytes, "an L2 entry has reserved bits set", entry, error);
 	if ((entry & VB_QCOW2_ZERO) && self->header.version < 3)
 		return corrupt(self, at_bytes, "a zero cluster in a version 2 image", entry, error);
-	if (!offset_bytes || !(entry & VB_QCOW2_COPIED))
+	if (!offset_bytes)
 		return 0;
+	if (!(entry & VB_QCOW2_COPIED))
+		return check_uncopied(self, offset_bytes, at_bytes, error);
 	if (is_shared)
 		return corrupt(self, at_bytes, "a cluster of a shared L2 table is marked COPIED", entry, error);
 	if (own(self, offset_bytes, 1, at_bytes, error) ||

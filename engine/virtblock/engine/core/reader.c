@@ -70,9 +70,10 @@ static int reserve(struct buffer *buffer, size_t capacity, const char *path, str
 {
 	uint8_t *bytes;
 
-	if (buffer->capacity >= capacity)
+	/* Nothing to hold is held somewhere too: a decoder wants a place even for an input that was cut off. */
+	if (buffer->bytes != NULL && buffer->capacity >= capacity)
 		return 0;
-	bytes = malloc(capacity);
+	bytes = malloc(capacity + 1);
 	if (bytes == NULL)
 		return vb_fail(error, VB_ERROR_MEMORY, ENOMEM, path, -1, "out of memory for a buffer of %zu bytes", capacity);
 	free(buffer->bytes);
