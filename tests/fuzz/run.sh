@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # Builds the fuzz targets, makes their seeds, and runs each: run.sh [SECONDS_EACH] [TARGET...]. Default: 8 seconds, all targets.
 #
-# Two targets run at a time. A run of a minute or more keeps the inputs that it found in build/fuzz/corpus and begins with them; a
-# shorter one begins with the seeds alone and the same random number, so that it does the same everywhere. An input that breaks a target stays in
-# build/fuzz, and the command that replays it is printed.
+# Two targets run at a time. A run of a minute or more keeps the inputs that it found in build/fuzz/corpus and begins with them. A
+# shorter one begins with the seeds alone and the same random number, and ends after so many inputs that a slow machine tries the
+# same ones as a fast one. An input that breaks a target stays in build/fuzz, and the command that replays it is printed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -32,18 +32,29 @@ input_limit() {
 	esac
 }
 
+# How many inputs a short run tries: about five seconds' work on one core.
+short_run_inputs() {
+	case "$1" in
+	fuzz_header) echo 500000 ;;
+	fuzz_inplace) echo 20000 ;;
+	*) echo 80000 ;;
+	esac
+}
+
 # The quarantine of freed memory would count as the target's own.
 export ASAN_OPTIONS="detect_leaks=1:quarantine_size_mb=16:allocator_may_return_null=1"
 export UBSAN_OPTIONS="print_stacktrace=1"
 
 run_one() {
-	local name="$1" corpus="$scratch/$1" random=1
+	local name="$1" corpus="$scratch/$1" random=1 inputs
+	inputs="$(short_run_inputs "$name")"
 	if [ "$seconds_each" -ge 60 ]; then
 		corpus="$out/corpus/$name"
-		random=0   # another one each time
+		random=0    # another one each time
+		inputs=-1   # no limit
 	fi
 	mkdir -p "$corpus"
-	if "$out/bin/$name" -seed="$random" -max_total_time="$seconds_each" -max_len="$(input_limit "$name")" -rss_limit_mb=256 -timeout=5 \
+	if "$out/bin/$name" -seed="$random" -runs="$inputs" -max_total_time="$seconds_each" -max_len="$(input_limit "$name")" -rss_limit_mb=256 -timeout=5 \
 		-artifact_prefix="$out/$name-" -print_final_stats=1 "$corpus" "$out/seeds/$name" >"$scratch/$name.log" 2>&1; then
 		printf 'fuzz  ok    %s (%s inputs, %s a second)\n' "$name" \
 			"$(sed -n 's/^stat::number_of_executed_units: *//p' "$scratch/$name.log")" \

@@ -15,6 +15,7 @@
 
 #define CACHE_BYTES (16u * 1024 * 1024)   /* of L2 tables, and as much of refcount blocks */
 #define CACHE_TABLES_MIN 4u
+#define CLUSTERS_BEHIND_END_MAX (1ull << 20)
 
 static int corrupt(const struct inplace_writer *self, uint64_t at_bytes, const char *what, uint64_t value, struct vb_error *error)
 {
@@ -88,7 +89,12 @@ static int own_l1(struct inplace_writer *self, struct vb_error *error)
 
 int vb_qcow2_tables_open(struct inplace_writer *self, struct vb_error *error)
 {
+	uint64_t file_clusters = (self->base.file.size_bytes >> self->header.cluster_bits) + 1;
+
+	/* Preallocated clusters may lie behind the file's end, but counts far behind it must not take memory. */
 	self->owned_count = self->refcounts.next_cluster;
+	if (self->owned_count > file_clusters + CLUSTERS_BEHIND_END_MAX)
+		self->owned_count = file_clusters + CLUSTERS_BEHIND_END_MAX;
 	self->owned = calloc(self->owned_count / 64 + 1, sizeof(*self->owned));
 	self->packed = calloc(self->owned_count / 64 + 1, sizeof(*self->packed));
 	self->l1 = calloc(self->header.l1_size + 1ull, sizeof(*self->l1));
