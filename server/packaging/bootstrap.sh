@@ -20,8 +20,8 @@ TEST_PACKAGES="qemu-utils qemu-system-x86 qemu-system-common qemu-block-extra se
     libvirt-clients pkg-config|pkgconf xfsprogs e2fsprogs util-linux mount strace clang libclang-rt-dev|libclang-rt-14-dev"
 
 case "$LEVEL" in
-    demo) PACKAGES="$DEMO_PACKAGES" EXTRAS="server,cli" ;;
-    test) PACKAGES="$DEMO_PACKAGES $TEST_PACKAGES" EXTRAS="server,cli,libvirt,test,lint,bench" ;;
+    demo) PACKAGES="$DEMO_PACKAGES" EXTRAS="server" ;;
+    test) PACKAGES="$DEMO_PACKAGES $TEST_PACKAGES" EXTRAS="server,libvirt,test,lint" ;;
     *) echo "bootstrap.sh: unknown level '$LEVEL', expected demo or test" >&2; exit 2 ;;
 esac
 

@@ -110,6 +110,46 @@ def compressed_inputs(images: list[bytes]) -> list[bytes]:
     return inputs
 
 
+def damaged_image(cluster_bits: int, l1_offset: int, refcount_table_offset: int, refcount_order: int = 4) -> bytearray:
+    """A version 3 header with one L1 entry and one cluster of refcount table."""
+    image = bytearray(112)
+    sizes = (cluster_bits, 24576, 0, 1, l1_offset, refcount_table_offset, 1)
+    struct.pack_into(">IIQIIQIIQQI", image, 0, 0x514649FB, 3, 0, 0, *sizes)
+    struct.pack_into(">II", image, 96, refcount_order, 112)
+    return image
+
+
+def put(image: bytearray, offset: int, content: bytes) -> None:
+    image.extend(bytes(max(0, offset + len(content) - len(image))))
+    image[offset : offset + len(content)] = content
+
+
+def damaged_inplace_inputs() -> list[bytes]:
+    """Images that once made the writer lose data, destroy the header, or take memory without end."""
+    uncounted = damaged_image(9, 0x600, 0x200)  # an L2 entry names a cluster that has no refcount
+    for offset, content in ((0x200, "0400"), (0x600, "8000000000000800"), (0x848, "0a00")):
+        put(uncounted, offset, int(content, 16).to_bytes(8, "big"))
+    put(uncounted, 0x400, struct.pack(">5H", *[1] * 5))
+    put(uncounted, 0x9FF, bytes(1))
+    no_table = damaged_image(9, 0x600, 0x200)  # an L1 entry of COPIED alone
+    put(no_table, 0x200, struct.pack(">Q", 0x400))
+    put(no_table, 0x400, struct.pack(">4H", *[1] * 4))
+    put(no_table, 0x600, struct.pack(">Q", 1 << 63))
+    endless = damaged_image(16, 3 << 16, 1 << 16, refcount_order=0)  # counts a cluster far behind the file's end
+    put(endless, (1 << 16) + 8191 * 8, struct.pack(">Q", 2 << 16))
+    put(endless, (2 << 16) + 65535, b"\x80")
+    put(endless, 3 << 16, bytes(8))
+    return [
+        bytes.fromhex("0100060801000000") + uncounted,
+        bytes.fromhex("0000060000000000") + no_table,
+        bytes(8) + endless,
+    ]
+
+
+# A compressed cluster that begins where the file ends.
+STREAM_AT_THE_END = bytes.fromhex("0e25")
+
+
 def bitmap_inputs() -> list[bytes]:
     inputs = []
     for granules in (0, 1, 8, 63, 64, 65, 1000, 5000):
@@ -127,8 +167,9 @@ def main() -> None:
         images = [path.read_bytes() for path in make_images(Path(scratch))]
     write_seeds(folder / "fuzz_header", images)
     write_seeds(folder / "fuzz_map", images)
-    write_seeds(folder / "fuzz_inplace", [control + image for image in images for control in INPLACE_CONTROLS])
-    write_seeds(folder / "fuzz_compressed", compressed_inputs(images))
+    seeds = [control + image for image in images for control in INPLACE_CONTROLS]
+    write_seeds(folder / "fuzz_inplace", [*seeds, *damaged_inplace_inputs()])
+    write_seeds(folder / "fuzz_compressed", [*compressed_inputs(images), STREAM_AT_THE_END])
     write_seeds(folder / "fuzz_bitmap", bitmap_inputs())
 
 

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from virtblock.cli.failures import CommandError, UsageError
 
 INT32_MAX = 2**31 - 1
-INT64_MAX = 2**63 - 1
 UINT32_MAX = 2**32 - 1
 UINT64_MAX = 2**64 - 1
 MS_PER_S = 1000

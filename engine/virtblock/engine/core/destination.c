@@ -85,17 +85,25 @@ static int open_existing(const struct vb_policy *policy, const char *path, struc
 	return -1;
 }
 
+/* An existing destination, locked against everybody, and none of the source's images. */
+static int open_guarded(const struct vb_policy *policy, const char *path, const struct vb_chain *source, struct vb_file *file,
+			struct vb_error *error)
+{
+	if (open_existing(policy, path, file, error))
+		return -1;
+	if (vb_destination_check_source(file, source, error) == 0 && vb_lock_image(file, VB_LOCK_WRITER, error) == 0)
+		return 0;
+	vb_file_close(file);
+	return -1;
+}
+
 static struct vb_writer *open_reused(const struct vb_policy *policy, const struct vb_destination_spec *spec,
 				     enum vb_existing_role role, const struct vb_chain *source, struct vb_error *error)
 {
 	struct vb_file file;
 
-	if (open_existing(policy, spec->path, &file, error))
+	if (open_guarded(policy, spec->path, source, &file, error))
 		return NULL;
-	if (vb_destination_check_source(&file, source, error) || vb_lock_image(&file, VB_LOCK_WRITER, error)) {
-		vb_file_close(&file);
-		return NULL;
-	}
 	if (spec->format == VB_FORMAT_RAW)
 		return vb_raw_writer_existing(&file, spec, role, error);
 	return vb_qcow2_inplace_writer_open(&file, spec, role, error);
@@ -123,15 +131,9 @@ static struct vb_writer *open_device(const struct vb_policy *policy, const struc
 {
 	struct vb_file file;
 
-	if (open_existing(policy, spec->path, &file, error))
-		return NULL;
-	if (vb_destination_check_source(&file, source, error) || vb_lock_image(&file, VB_LOCK_WRITER, error)) {
-		vb_file_close(&file);
-		return NULL;
-	}
 	if (spec->format == VB_FORMAT_RAW)
-		return vb_raw_writer_existing(&file, spec, VB_EXISTING_DESTINATION, error);
-	return vb_qcow2_linear_writer_new(NULL, &file, spec, error);
+		return open_reused(policy, spec, VB_EXISTING_DESTINATION, source, error);
+	return open_guarded(policy, spec->path, source, &file, error) ? NULL : vb_qcow2_linear_writer_new(NULL, &file, spec, error);
 }
 
 struct vb_writer *vb_writer_open(const struct vb_policy *policy, const struct vb_destination_spec *spec,

@@ -74,7 +74,6 @@ const struct vb_sys vb_sys_linux = {
 	.fchmod = fchmod,
 	.ioctl_u64 = linux_ioctl_u64,
 	.fcntl_lock = linux_fcntl_lock,
-	.copy_file_range = copy_file_range,
 	.sync_file_range = linux_sync_file_range,
 	.clone_range = linux_clone_range,
 };

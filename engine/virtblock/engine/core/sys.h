@@ -40,7 +40,6 @@ struct vb_sys {
 	int (*fchmod)(int fd, mode_t mode);
 	int (*ioctl_u64)(int fd, unsigned long request, uint64_t *argument);  /* BLKGETSIZE64, BLKZEROOUT (array of two) … */
 	int (*fcntl_lock)(int fd, int command, struct flock *lock);           /* F_OFD_SETLK, F_OFD_GETLK */
-	ssize_t (*copy_file_range)(int in_fd, off_t *in_offset, int out_fd, off_t *out_offset, size_t length, unsigned flags);
 	int (*sync_file_range)(int fd, off_t offset, off_t length, unsigned flags);
 	int (*clone_range)(int fd, const struct file_clone_range *range);     /* FICLONERANGE */
 };

@@ -18,7 +18,6 @@ from virtblock.server.drivers.embedded import xml_text
 from virtblock.server.drivers.embedded.disk_xml import SOURCE_ATTRIBUTES, DiskDefinition, ImageSource
 from virtblock.server.drivers.embedded.domain_xml import Definition
 
-DOMAIN_SNAPSHOT = 35  # VIR_FROM_DOMAIN_SNAPSHOT
 KINDS = frozenset({"no", "internal", "external", "manual"})
 
 
@@ -51,7 +50,7 @@ def parse_snapshot(xml: str, definition: Definition, *, is_disk_only: bool) -> S
 
     Disks it does not name are external with DISK_ONLY, else internal, which is not offered (84).
     """
-    root = xml_text.parse(xml, "(domain_snapshot)", "domainsnapshot", domain=DOMAIN_SNAPSHOT)
+    root = xml_text.parse(xml, "(domain_snapshot)", "domainsnapshot", domain=ErrorDomain.DOMAIN_SNAPSHOT)
     created_s = int(time.time())
     name = root.findtext("name") or str(created_s)
     _check_memory(root)
@@ -98,7 +97,7 @@ def _check_memory(root: etree._Element) -> None:
     memory = root.find("memory")
     if memory is not None and memory.get("snapshot", "no") != "no":
         detail = "memory state cannot be saved with offline or disk-only snapshot"
-        raise report(ErrorNumber.XML_ERROR, detail, domain=DOMAIN_SNAPSHOT)
+        raise report(ErrorNumber.XML_ERROR, detail, domain=ErrorDomain.DOMAIN_SNAPSHOT)
 
 
 def _requests(root: etree._Element, definition: Definition) -> dict[str, _DiskRequest]:
@@ -108,7 +107,7 @@ def _requests(root: etree._Element, definition: Definition) -> dict[str, _DiskRe
         name = element.get("name")
         if name is None:
             detail = "missing name from disk snapshot element"
-            raise report(ErrorNumber.INTERNAL_ERROR, detail, domain=DOMAIN_SNAPSHOT)
+            raise report(ErrorNumber.INTERNAL_ERROR, detail, domain=ErrorDomain.DOMAIN_SNAPSHOT)
         request = _disk_request(element)
         disk = definition.find_disk(name)
         if disk is None:
@@ -135,7 +134,7 @@ def _disk_request(element: etree._Element) -> _DiskRequest:
         return _DiskRequest(kind, None)
     if not path.startswith("/"):
         detail = f"disk snapshot image path '{path}' must be absolute"
-        raise report(ErrorNumber.XML_ERROR, detail, domain=DOMAIN_SNAPSHOT)
+        raise report(ErrorNumber.XML_ERROR, detail, domain=ErrorDomain.DOMAIN_SNAPSHOT)
     if image_format != "qcow2":
         detail = f"external snapshot format for disk {element.get('name')} is unsupported: {image_format}"
         raise report(ErrorNumber.CONFIG_UNSUPPORTED, detail)
@@ -155,4 +154,4 @@ def _generated(disk: DiskDefinition, snapshot_name: str) -> ImageSource:
 
 
 def _unsupported(detail: str) -> VirError:
-    return report(ErrorNumber.CONFIG_UNSUPPORTED, detail, domain=DOMAIN_SNAPSHOT)
+    return report(ErrorNumber.CONFIG_UNSUPPORTED, detail, domain=ErrorDomain.DOMAIN_SNAPSHOT)
