@@ -100,7 +100,7 @@ def test_shallow_raw_is_refused(chain: Source, tmp_path: Path, copy_command: Com
     """A raw file cannot have a backing file; nothing is made."""
     done = copy_command("--shallow", "--raw", chain.path, tmp_path / "copy")
     assert done.returncode == 1
-    assert f"shallow copy of '{chain.path}' into a raw file is not possible" in done.stderr
+    assert f"Shallow copy of '{chain.path}' into a raw file is not possible" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 

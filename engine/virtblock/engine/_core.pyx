@@ -186,7 +186,7 @@ cdef class PathPolicy:
         for folder in self.folders:
             if _is_beneath(resolved, folder):
                 return resolved
-        raise EngineError("denied", "the path lies outside every allowed folder", path=resolved)
+        raise EngineError("denied", "The path lies outside every allowed folder", path=resolved)
 
 
 cdef bint _is_beneath(str path, str folder):

@@ -162,7 +162,7 @@ def _mode(request: Request, source: Chain) -> CopyMode:
     if not request.shallow or source.layers[0].backing_path is None:
         return "full"
     if request.raw and not request.reuse:
-        raise EngineError("invalid", f"shallow copy of '{request.source}' into a raw file is not possible")
+        raise EngineError("invalid", f"Shallow copy of '{request.source}' into a raw file is not possible")
     return "top"
 
 

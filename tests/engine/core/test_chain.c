@@ -160,7 +160,7 @@ static void test_missing(void)
 	make_image("orphan", "dangling", "qcow2", 0);
 	check_refused_top("orphan", VB_ERROR_BACKING, "dangling", "missing");
 	/* The top itself is no backing file. */
-	check_refused_top("gone.qcow2", VB_ERROR_SYSTEM, "gone.qcow2", "cannot open");
+	check_refused_top("gone.qcow2", VB_ERROR_SYSTEM, "gone.qcow2", "Cannot open");
 	CHECK_EQUAL(error.system_errno, ENOENT);
 }
 

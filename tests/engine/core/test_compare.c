@@ -95,7 +95,7 @@ static void test_cancel(void)
 	uint64_t offset;
 
 	CHECK_EQUAL(vb_compare(chain, chain, false, &offset, &cancelled, &error), -1);
-	CHECK_ERROR(error, VB_ERROR_CANCELLED, "cancelled");
+	CHECK_ERROR(error, VB_ERROR_CANCELLED, "Cancelled");
 	vb_chain_close(chain);
 }
 

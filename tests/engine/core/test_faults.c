@@ -339,7 +339,7 @@ static void test_write_helper(void)
 	arm(4, ENOSPC);
 	faulty.pwrite = short_pwrite;
 	CHECK_EQUAL(vb_pwrite_full(fd, "written", wanted, sizeof(wanted), 5, &error), -1);
-	CHECK_ERROR(error, VB_ERROR_SYSTEM, "cannot write");
+	CHECK_ERROR(error, VB_ERROR_SYSTEM, "Cannot write");
 	CHECK_EQUAL(error.system_errno, ENOSPC);
 	CHECK(error.offset_bytes > 5);
 	CHECK_EQUAL(vb_pread_exact(fd, "written", got, 100, 10000, &error), -1);

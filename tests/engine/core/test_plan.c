@@ -226,7 +226,7 @@ static void test_cancel(void)
 	chain = open_chain(test_path("cancel"), VB_FORMAT_QCOW2, &error);
 	CHECK_OK(chain != NULL, error);
 	CHECK(vb_plan_make(chain, VB_PLAN_FULL, 0, &cancelled, &error) == NULL);
-	CHECK_ERROR(error, VB_ERROR_CANCELLED, "cancelled");
+	CHECK_ERROR(error, VB_ERROR_CANCELLED, "Cancelled");
 	vb_chain_close(chain);
 }
 

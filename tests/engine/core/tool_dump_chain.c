@@ -36,7 +36,7 @@ static int write_extent(struct vb_reader *reader, const struct vb_extent *extent
 		if (vb_reader_read(reader, extent, skip, buffer, length, &error) < 0)
 			return -1;
 		if (pwrite(fd, buffer, length, (off_t)(extent->start_bytes + skip)) != (ssize_t)length)
-			return vb_fail(&error, VB_ERROR_SYSTEM, errno, NULL, -1, "cannot write");
+			return vb_fail(&error, VB_ERROR_SYSTEM, errno, NULL, -1, "Cannot write");
 		skip += length;
 	}
 	return 0;
@@ -48,13 +48,13 @@ static int write_plan(const struct vb_chain *chain, const struct vb_plan *plan, 
 	struct vb_reader *reader = vb_reader_new(chain, &error);
 
 	if (fd < 0)
-		result = vb_fail(&error, VB_ERROR_SYSTEM, errno, path, -1, "cannot open");
+		result = vb_fail(&error, VB_ERROR_SYSTEM, errno, path, -1, "Cannot open");
 	if (reader == NULL)
 		result = -1;
 	for (size_t i = 0; i < plan->extent_count && result == 0; i++)
 		result = write_extent(reader, &plan->extents[i], fd);
 	if (result == 0 && ftruncate(fd, (off_t)plan->size_bytes) < 0)
-		result = vb_fail(&error, VB_ERROR_SYSTEM, errno, path, -1, "cannot set the size");
+		result = vb_fail(&error, VB_ERROR_SYSTEM, errno, path, -1, "Cannot set the size");
 	if (fd >= 0)
 		close(fd);
 	vb_reader_free(reader);

@@ -40,7 +40,7 @@ static int refuse_backing(const struct opening *opening, const struct vb_error *
 
 	if (is_missing)
 		return vb_fail(opening->error, VB_ERROR_BACKING, ENOENT, cause->path, -1,
-			       "the backing file is missing; \"%s\" is built on it", lowest_path(opening));
+			       "The backing file is missing; \"%s\" is built on it", lowest_path(opening));
 	return vb_fail(opening->error, kind, cause->system_errno, cause->path, cause->offset_bytes,
 		       "%s (backing file of \"%s\")", cause->message, lowest_path(opening));
 }
@@ -58,7 +58,7 @@ static char *backing_name(const struct opening *opening)
 		recorded += 5;
 	if (recorded[strcspn(recorded, ":/")] == ':') {
 		vb_fail(opening->error, VB_ERROR_DENIED, EACCES, above->file.path, -1,
-			"the backing file \"%s\" is named by a protocol; only files are opened", recorded);
+			"The backing file \"%s\" is named by a protocol; only files are opened", recorded);
 		return NULL;
 	}
 	slash = strrchr(opening->name, '/');
@@ -66,7 +66,7 @@ static char *backing_name(const struct opening *opening)
 	name_length = strlen(recorded);
 	name = malloc(folder_length + name_length + 1);
 	if (name == NULL) {
-		vb_fail(opening->error, VB_ERROR_MEMORY, ENOMEM, above->file.path, -1, "out of memory for a backing file's name");
+		vb_fail(opening->error, VB_ERROR_MEMORY, ENOMEM, above->file.path, -1, "Out of memory for a backing file's name");
 		return NULL;
 	}
 	memcpy(name, opening->name, folder_length);
@@ -81,10 +81,10 @@ static int check_new(const struct opening *opening, const struct vb_file *file)
 	for (size_t i = 0; i < chain->depth; i++) {
 		if (chain->layers[i]->file.device == file->device && chain->layers[i]->file.inode == file->inode)
 			return vb_fail(opening->error, VB_ERROR_BACKING, ELOOP, file->path, -1,
-				       "the backing chain has a loop: \"%s\" comes back to this image", lowest_path(opening));
+				       "The backing chain has a loop: \"%s\" comes back to this image", lowest_path(opening));
 	}
 	if (chain->depth == VB_CHAIN_DEPTH_MAX)
-		return vb_fail(opening->error, VB_ERROR_BACKING, ELOOP, file->path, -1, "the backing chain is deeper than %u images",
+		return vb_fail(opening->error, VB_ERROR_BACKING, ELOOP, file->path, -1, "The backing chain is deeper than %u images",
 			       VB_CHAIN_DEPTH_MAX);
 	return 0;
 }
@@ -140,14 +140,14 @@ static int format_of_backing(const struct opening *opening, enum vb_format *form
 
 	if (recorded == NULL)
 		return vb_fail(opening->error, VB_ERROR_BACKING_FORMAT, 0, above->file.path, -1,
-			       "the format of the backing file \"%s\" is not recorded", above->info.backing_path);
+			       "The format of the backing file \"%s\" is not recorded", above->info.backing_path);
 	if (strcmp(recorded, "raw") == 0)
 		*format = VB_FORMAT_RAW;
 	else if (strcmp(recorded, "qcow2") == 0)
 		*format = VB_FORMAT_QCOW2;
 	else
 		return vb_fail(opening->error, VB_ERROR_UNSUPPORTED, ENOTSUP, above->file.path, -1,
-			       "the backing file \"%s\" has format \"%s\", which is not supported", above->info.backing_path, recorded);
+			       "The backing file \"%s\" has format \"%s\", which is not supported", above->info.backing_path, recorded);
 	return 0;
 }
 
@@ -178,7 +178,7 @@ static int check_named(const struct opening *opening, const struct vb_file *file
 
 	if (above->info.backing_path == NULL)
 		return vb_fail(opening->error, VB_ERROR_BACKING, 0, above->file.path, -1,
-			       "the definition has \"%s\" below this image, but the image records no backing file", file->path);
+			       "The definition has \"%s\" below this image, but the image records no backing file", file->path);
 	if (open_backing(opening, &named, &name) < 0)
 		return -1;
 	is_same = named.device == file->device && named.inode == file->inode;
@@ -187,7 +187,7 @@ static int check_named(const struct opening *opening, const struct vb_file *file
 	if (is_same)
 		return 0;
 	return vb_fail(opening->error, VB_ERROR_BACKING, 0, above->file.path, -1,
-		       "the definition has \"%s\" below this image, but the image records \"%s\", which is another file", file->path,
+		       "The definition has \"%s\" below this image, but the image records \"%s\", which is another file", file->path,
 		       above->info.backing_path);
 }
 
@@ -210,7 +210,7 @@ static int add_spec(struct opening *opening, const struct vb_layer_spec *spec)
 	name = strdup(spec->path);
 	if (name == NULL) {
 		vb_file_close(&file);
-		return vb_fail(opening->error, VB_ERROR_MEMORY, ENOMEM, spec->path, -1, "out of memory for a name");
+		return vb_fail(opening->error, VB_ERROR_MEMORY, ENOMEM, spec->path, -1, "Out of memory for a name");
 	}
 	return add_layer(opening, &file, name, spec->format);
 }
@@ -232,12 +232,12 @@ struct vb_chain *vb_chain_open(const struct vb_policy *policy, const struct vb_l
 	int result;
 
 	if (spec_count == 0) {
-		vb_fail(error, VB_ERROR_INVALID, EINVAL, NULL, -1, "a chain needs its top image");
+		vb_fail(error, VB_ERROR_INVALID, EINVAL, NULL, -1, "A chain needs its top image");
 		return NULL;
 	}
 	opening.chain = calloc(1, sizeof(*opening.chain));
 	if (opening.chain == NULL) {
-		vb_fail(error, VB_ERROR_MEMORY, ENOMEM, specs[0].path, -1, "out of memory for a chain");
+		vb_fail(error, VB_ERROR_MEMORY, ENOMEM, specs[0].path, -1, "Out of memory for a chain");
 		return NULL;
 	}
 	result = open_all(&opening, specs, spec_count, terminated);

@@ -26,7 +26,7 @@ static int side_open(struct side *side, const struct vb_chain *chain, const bool
 		return -1;
 	side->buffer = malloc(VB_CHUNK_BYTES);
 	if (side->buffer == NULL)
-		return vb_fail(error, VB_ERROR_MEMORY, ENOMEM, NULL, -1, "out of memory for a chunk");
+		return vb_fail(error, VB_ERROR_MEMORY, ENOMEM, NULL, -1, "Out of memory for a chunk");
 	return 0;
 }
 
@@ -86,7 +86,7 @@ static int walk(struct side sides[2], uint64_t size_bytes, uint64_t *offset_byte
 		size_t length;
 
 		if (cancelled != NULL && __atomic_load_n(cancelled, __ATOMIC_RELAXED))
-			return vb_fail(error, VB_ERROR_CANCELLED, ECANCELED, NULL, -1, "cancelled while comparing");
+			return vb_fail(error, VB_ERROR_CANCELLED, ECANCELED, NULL, -1, "Cancelled while comparing");
 		end_bytes = left_end_bytes < end_bytes ? left_end_bytes : end_bytes;
 		end_bytes = right_end_bytes < end_bytes ? right_end_bytes : end_bytes;
 		if (left == NULL && right == NULL) {
@@ -115,7 +115,7 @@ int vb_compare(const struct vb_chain *left, const struct vb_chain *right, bool p
 
 	*offset_bytes = 0;
 	if (left_bytes != right_bytes && !pad)
-		return vb_fail(error, VB_ERROR_SIZE, 0, NULL, -1, "the images have different sizes: %llu and %llu bytes",
+		return vb_fail(error, VB_ERROR_SIZE, 0, NULL, -1, "The images have different sizes: %llu and %llu bytes",
 			       (unsigned long long)left_bytes, (unsigned long long)right_bytes);
 	if (side_open(&sides[0], left, cancelled, error) == 0 && side_open(&sides[1], right, cancelled, error) == 0)
 		result = walk(sides, left_bytes > right_bytes ? left_bytes : right_bytes, offset_bytes, cancelled, error);

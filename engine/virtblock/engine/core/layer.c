@@ -25,9 +25,9 @@ static int open_by_format(struct vb_layer *layer, enum vb_format format, struct 
 
 	layer->ops = ops_of(format);
 	if (layer->ops == NULL)
-		return vb_fail(error, VB_ERROR_INVALID, EINVAL, layer->file.path, -1, "unknown image format %d", (int)format);
+		return vb_fail(error, VB_ERROR_INVALID, EINVAL, layer->file.path, -1, "Unknown image format %d", (int)format);
 	if (vb_sys->fstat(layer->file.fd, &status) < 0)
-		return vb_fail(error, VB_ERROR_SYSTEM, errno, layer->file.path, -1, "cannot examine the file");
+		return vb_fail(error, VB_ERROR_SYSTEM, errno, layer->file.path, -1, "Cannot examine the file");
 	/* The file was measured before it was locked; it may have grown until then. */
 	if (!layer->file.is_block_device)
 		layer->file.size_bytes = (uint64_t)status.st_size;
@@ -41,7 +41,7 @@ struct vb_layer *vb_layer_open(struct vb_file *file, enum vb_format format, stru
 	struct vb_layer *layer = calloc(1, sizeof(*layer));
 
 	if (layer == NULL) {
-		vb_fail(error, VB_ERROR_MEMORY, ENOMEM, file->path, -1, "out of memory for an image");
+		vb_fail(error, VB_ERROR_MEMORY, ENOMEM, file->path, -1, "Out of memory for an image");
 		vb_file_close(file);
 		return NULL;
 	}

@@ -87,7 +87,7 @@ static int take_bytes(const struct vb_file *file, unsigned permissions, off_t fi
 			return vb_fail(error, VB_ERROR_LOCKED, errno, file->path, -1,
 				       "Failed to lock byte %lld: another process uses the image",
 				       (long long)lock.l_start);
-		return vb_fail(error, VB_ERROR_SYSTEM, errno, file->path, -1, "cannot lock byte %lld of the image",
+		return vb_fail(error, VB_ERROR_SYSTEM, errno, file->path, -1, "Cannot lock byte %lld of the image",
 			       (long long)lock.l_start);
 	}
 	return 1;
@@ -102,7 +102,7 @@ static int look_for(const struct vb_file *file, unsigned permissions, off_t firs
 		if ((permissions & (1u << p)) == 0)
 			continue;
 		if (lock_call(file, F_OFD_GETLK, &lock) < 0)
-			return vb_fail(error, VB_ERROR_SYSTEM, errno, file->path, -1, "cannot look at the image's locks");
+			return vb_fail(error, VB_ERROR_SYSTEM, errno, file->path, -1, "Cannot look at the image's locks");
 		if (lock.l_type != F_UNLCK)
 			return vb_fail(error, VB_ERROR_LOCKED, EAGAIN, file->path, -1,
 				       "Failed to get %s\"%s\" lock: another process uses the image", wanted,

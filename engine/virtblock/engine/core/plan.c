@@ -48,7 +48,7 @@ static int grow(struct resolver *resolver)
 	struct vb_extent *extents = reallocarray(resolver->plan->extents, capacity, sizeof(*extents));
 
 	if (extents == NULL)
-		return vb_fail(resolver->error, VB_ERROR_MEMORY, ENOMEM, NULL, -1, "out of memory for a plan of %zu extents", capacity);
+		return vb_fail(resolver->error, VB_ERROR_MEMORY, ENOMEM, NULL, -1, "Out of memory for a plan of %zu extents", capacity);
 	resolver->plan->extents = extents;
 	resolver->capacity = capacity;
 	return 0;
@@ -205,7 +205,7 @@ struct vb_plan *vb_plan_make(const struct vb_chain *chain, enum vb_plan_mode mod
 	int result;
 
 	if (mode == VB_PLAN_TOP && (unit_bytes < 512 || (unit_bytes & (unit_bytes - 1)) != 0)) {
-		vb_fail(error, VB_ERROR_INVALID, EINVAL, NULL, -1, "a unit of %u bytes is not a power of two of at least 512", unit_bytes);
+		vb_fail(error, VB_ERROR_INVALID, EINVAL, NULL, -1, "A unit of %u bytes is not a power of two of at least 512", unit_bytes);
 		return NULL;
 	}
 	plan = calloc(1, sizeof(*plan));
@@ -213,7 +213,7 @@ struct vb_plan *vb_plan_make(const struct vb_chain *chain, enum vb_plan_mode mod
 	if (plan == NULL || resolver == NULL) {
 		free(plan);
 		free(resolver);
-		vb_fail(error, VB_ERROR_MEMORY, ENOMEM, NULL, -1, "out of memory for a plan");
+		vb_fail(error, VB_ERROR_MEMORY, ENOMEM, NULL, -1, "Out of memory for a plan");
 		return NULL;
 	}
 	plan->mode = mode;

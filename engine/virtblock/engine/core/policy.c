@@ -50,13 +50,13 @@ static int add_folder(struct vb_policy *policy, const char *path, struct vb_erro
 
 	folder->path = realpath(path, NULL);
 	if (folder->path == NULL)
-		return vb_fail(error, VB_ERROR_SYSTEM, errno, path, -1, "cannot resolve an allowed folder");
+		return vb_fail(error, VB_ERROR_SYSTEM, errno, path, -1, "Cannot resolve an allowed folder");
 	folder->fd = open_again(AT_FDCWD, folder->path, O_PATH | O_DIRECTORY | O_NOFOLLOW, 0, 0);
 	if (folder->fd < 0) {
 		int number = errno;
 
 		free(folder->path);
-		return vb_fail(error, VB_ERROR_SYSTEM, number, path, -1, "cannot open an allowed folder");
+		return vb_fail(error, VB_ERROR_SYSTEM, number, path, -1, "Cannot open an allowed folder");
 	}
 	policy->folder_count++;
 	return 0;
@@ -70,7 +70,7 @@ struct vb_policy *vb_policy_new(const char *const *folders, size_t folder_count,
 		policy->folders = calloc(folder_count + 1, sizeof(*policy->folders));
 	if (policy == NULL || policy->folders == NULL) {
 		free(policy);
-		vb_fail(error, VB_ERROR_MEMORY, 0, NULL, -1, "out of memory for %zu allowed folders", folder_count);
+		vb_fail(error, VB_ERROR_MEMORY, 0, NULL, -1, "Out of memory for %zu allowed folders", folder_count);
 		return NULL;
 	}
 	for (size_t i = 0; i < folder_count; i++) {
@@ -162,7 +162,7 @@ static int open_parent(const struct vb_policy *policy, struct vb_file *file, str
 	int folder_fd = AT_FDCWD;
 
 	if (parent == NULL)
-		return vb_fail(error, VB_ERROR_MEMORY, 0, file->path, -1, "out of memory for a path");
+		return vb_fail(error, VB_ERROR_MEMORY, 0, file->path, -1, "Out of memory for a path");
 	file->name = slash + 1;
 	for (size_t i = 0; i < policy->folder_count && rest == NULL; i++) {
 		if (beneath(policy->folders[i].path, file->path) == NULL)
@@ -172,11 +172,11 @@ static int open_parent(const struct vb_policy *policy, struct vb_file *file, str
 	}
 	if (policy->folder_count > 0 && rest == NULL) {
 		free(parent);
-		return vb_fail(error, VB_ERROR_DENIED, EACCES, file->path, -1, "the path lies outside every allowed folder");
+		return vb_fail(error, VB_ERROR_DENIED, EACCES, file->path, -1, "The path lies outside every allowed folder");
 	}
 	file->folder_fd = open_again(folder_fd, rest != NULL ? rest : parent, O_PATH | O_DIRECTORY, 0, rest != NULL ? BENEATH : 0);
 	if (file->folder_fd < 0)
-		vb_fail(error, VB_ERROR_SYSTEM, errno, parent, -1, "cannot open the folder of the file");
+		vb_fail(error, VB_ERROR_SYSTEM, errno, parent, -1, "Cannot open the folder of the file");
 	free(parent);
 	return file->folder_fd < 0 ? -1 : 0;
 }
@@ -192,9 +192,9 @@ static int check_kind(const char *path, const struct stat *status, struct vb_err
 		return 0;
 	/* Every link was resolved by name before, but one that leads nowhere. */
 	if (S_ISLNK(status->st_mode))
-		return vb_fail(error, VB_ERROR_SYSTEM, ENOENT, path, -1, "the path is a symbolic link to nothing");
+		return vb_fail(error, VB_ERROR_SYSTEM, ENOENT, path, -1, "The path is a symbolic link to nothing");
 	return vb_fail(error, VB_ERROR_DENIED, S_ISDIR(status->st_mode) ? EISDIR : EACCES, path, -1,
-		       "the path names %s, not a regular file or block device", kind);
+		       "The path names %s, not a regular file or block device", kind);
 }
 
 /* Looks at a node without opening it. 1: may be opened, 0: there is none, negative: refused. */
@@ -207,11 +207,11 @@ static int look(const struct vb_file *file, uint64_t resolve, mode_t *kind, stru
 	if (fd < 0 && errno == ENOENT)
 		return 0;
 	if (fd < 0)
-		return vb_fail(error, VB_ERROR_SYSTEM, errno, file->path, -1, "cannot open the file");
+		return vb_fail(error, VB_ERROR_SYSTEM, errno, file->path, -1, "Cannot open the file");
 	number = vb_sys->fstat(fd, &status) < 0 ? errno : 0;
 	vb_sys->close(fd);
 	if (number != 0)
-		return vb_fail(error, VB_ERROR_SYSTEM, number, file->path, -1, "cannot examine the file");
+		return vb_fail(error, VB_ERROR_SYSTEM, number, file->path, -1, "Cannot examine the file");
 	if (check_kind(file->path, &status, error) < 0)
 		return -1;
 	*kind = status.st_mode & S_IFMT;
@@ -227,9 +227,9 @@ static int open_once(struct vb_file *file, int flags, mode_t mode, uint64_t reso
 	if (found < 0)
 		return -1;
 	if (found == 0 && (flags & O_CREAT) == 0)
-		return vb_fail(error, VB_ERROR_SYSTEM, ENOENT, file->path, -1, "cannot open the file");
+		return vb_fail(error, VB_ERROR_SYSTEM, ENOENT, file->path, -1, "Cannot open the file");
 	if (found > 0 && (flags & (O_CREAT | O_EXCL)) == (O_CREAT | O_EXCL))
-		return vb_fail(error, VB_ERROR_SYSTEM, EEXIST, file->path, -1, "cannot create the file");
+		return vb_fail(error, VB_ERROR_SYSTEM, EEXIST, file->path, -1, "Cannot create the file");
 	flags = found == 0 ? flags | O_EXCL : flags & ~(O_CREAT | O_EXCL);
 	/* Should a pipe have taken the file's place, the open must not wait for its other end. */
 	if (!S_ISBLK(kind))
@@ -241,7 +241,7 @@ static int open_once(struct vb_file *file, int flags, mode_t mode, uint64_t reso
 	}
 	if (errno == (found == 0 ? EEXIST : ENOENT))
 		return 0;
-	return vb_fail(error, VB_ERROR_SYSTEM, errno, file->path, -1, found == 0 ? "cannot create the file" : "cannot open the file");
+	return vb_fail(error, VB_ERROR_SYSTEM, errno, file->path, -1, found == 0 ? "Cannot create the file" : "Cannot open the file");
 }
 
 static int open_node(struct vb_file *file, int flags, mode_t mode, uint64_t resolve, struct vb_error *error)
@@ -252,7 +252,7 @@ static int open_node(struct vb_file *file, int flags, mode_t mode, uint64_t reso
 		result = open_once(file, flags, mode, resolve, error);
 	if (result == 0)
 		return vb_fail(error, VB_ERROR_SYSTEM, EAGAIN, file->path, -1,
-			       "cannot open the file: it appears and disappears");
+			       "Cannot open the file: it appears and disappears");
 	return result < 0 ? -1 : 0;
 }
 
@@ -261,7 +261,7 @@ static int examine(struct vb_file *file, struct vb_error *error)
 	struct stat status;
 
 	if (vb_sys->fstat(file->fd, &status) < 0)
-		return vb_fail(error, VB_ERROR_SYSTEM, errno, file->path, -1, "cannot examine the file");
+		return vb_fail(error, VB_ERROR_SYSTEM, errno, file->path, -1, "Cannot examine the file");
 	if (check_kind(file->path, &status, error) < 0)
 		return -1;
 	file->is_block_device = S_ISBLK(status.st_mode);
@@ -274,7 +274,7 @@ static int examine(struct vb_file *file, struct vb_error *error)
 	file->device = status.st_rdev;
 	file->inode = 0;
 	if (vb_sys->ioctl_u64(file->fd, BLKGETSIZE64, &file->size_bytes) < 0)
-		return vb_fail(error, VB_ERROR_SYSTEM, errno, file->path, -1, "cannot get the size of the block device");
+		return vb_fail(error, VB_ERROR_SYSTEM, errno, file->path, -1, "Cannot get the size of the block device");
 	return 0;
 }
 
@@ -286,9 +286,9 @@ int vb_policy_open(const struct vb_policy *policy, const char *path, int flags, 
 	*file = opened;
 	opened.path = resolve_path(path);
 	if (opened.path == NULL)
-		return vb_fail(error, errno == ENOMEM ? VB_ERROR_MEMORY : VB_ERROR_SYSTEM, errno, path, -1, "cannot resolve the path");
+		return vb_fail(error, errno == ENOMEM ? VB_ERROR_MEMORY : VB_ERROR_SYSTEM, errno, path, -1, "Cannot resolve the path");
 	if (opened.path[1] == '\0') {
-		vb_fail(error, VB_ERROR_DENIED, EISDIR, path, -1, "the path names a folder, not a regular file or block device");
+		vb_fail(error, VB_ERROR_DENIED, EISDIR, path, -1, "The path names a folder, not a regular file or block device");
 	} else if (open_parent(policy, &opened, error) == 0 &&
 		   open_node(&opened, flags, mode, policy->folder_count > 0 ? BENEATH : 0, error) == 0 &&
 		   examine(&opened, error) == 0) {

@@ -31,18 +31,18 @@ typedef unsigned long long ull;
 
 static int refuse(const struct parse *parse, int64_t at, const char *field, uint64_t value, const char *rule)
 {
-	return vb_fail(parse->error, VB_ERROR_FORMAT, 0, parse->path, at, "qcow2 header: %s is %llu, but %s", field, (ull)value, rule);
+	return vb_fail(parse->error, VB_ERROR_FORMAT, 0, parse->path, at, "Invalid qcow2 header: %s is %llu, but %s", field, (ull)value, rule);
 }
 
 static int refuse_above(const struct parse *parse, int64_t at, const char *field, uint64_t value, uint64_t limit)
 {
-	return vb_fail(parse->error, VB_ERROR_FORMAT, 0, parse->path, at, "qcow2 header: %s is %llu, more than the limit of %llu", field,
+	return vb_fail(parse->error, VB_ERROR_FORMAT, 0, parse->path, at, "Invalid qcow2 header: %s is %llu, more than the limit of %llu", field,
 		       (ull)value, (ull)limit);
 }
 
 static int refuse_feature(const struct parse *parse, const char *feature)
 {
-	return vb_fail(parse->error, VB_ERROR_UNSUPPORTED, ENOTSUP, parse->path, -1, "qcow2 image with %s is not supported", feature);
+	return vb_fail(parse->error, VB_ERROR_UNSUPPORTED, ENOTSUP, parse->path, -1, "A qcow2 image with %s is not supported", feature);
 }
 
 static int parse_start(const struct parse *parse)
@@ -51,12 +51,12 @@ static int parse_start(const struct parse *parse)
 	uint32_t magic = parse->head_bytes >= 4 ? vb_load_be32(parse->head + VB_QCOW2_AT_MAGIC) : 0;
 
 	if (magic == VB_UNFINISHED_MAGIC)
-		return vb_fail(parse->error, VB_ERROR_FORMAT, 0, parse->path, 0, "the image is an unfinished copy");
+		return vb_fail(parse->error, VB_ERROR_FORMAT, 0, parse->path, 0, "The image is an unfinished copy");
 	if (magic != VB_QCOW2_MAGIC)
 		return vb_fail(parse->error, VB_ERROR_FORMAT, 0, parse->path, 0, "Image is not in qcow2 format");
 	if (parse->head_bytes < VB_QCOW2_HEADER_BYTES_V2)
 		return vb_fail(parse->error, VB_ERROR_FORMAT, 0, parse->path, -1,
-			       "the file is truncated: %llu bytes do not hold a qcow2 header", (ull)parse->file_size_bytes);
+			       "The file is truncated: %llu bytes do not hold a qcow2 header", (ull)parse->file_size_bytes);
 	header->version = vb_load_be32(parse->head + VB_QCOW2_AT_VERSION);
 	if (header->version != 2 && header->version != 3)
 		return vb_fail(parse->error, VB_ERROR_UNSUPPORTED, ENOTSUP, parse->path, VB_QCOW2_AT_VERSION,
@@ -83,7 +83,7 @@ static int parse_version3(const struct parse *parse)
 
 	if (parse->head_bytes < VB_QCOW2_HEADER_BYTES_V3_MIN)
 		return vb_fail(parse->error, VB_ERROR_FORMAT, 0, parse->path, -1,
-			       "the file is truncated: %llu bytes do not hold a qcow2 version 3 header", (ull)parse->file_size_bytes);
+			       "The file is truncated: %llu bytes do not hold a qcow2 version 3 header", (ull)parse->file_size_bytes);
 	header->incompatible_features = vb_load_be64(parse->head + VB_QCOW2_AT_INCOMPATIBLE);
 	header->compatible_features = vb_load_be64(parse->head + VB_QCOW2_AT_COMPATIBLE);
 	header->autoclear_features = vb_load_be64(parse->head + VB_QCOW2_AT_AUTOCLEAR);
@@ -144,9 +144,9 @@ static int check_compression(const struct parse *parse)
 	bool bit = (parse->header->incompatible_features & VB_QCOW2_INCOMPATIBLE_COMPRESSION) != 0;
 
 	if (bit && type == VB_COMPRESSION_DEFLATE)
-		return refuse(parse, VB_QCOW2_AT_COMPRESSION, "compression_type", type, "the compression feature bit is set");
+		return refuse(parse, VB_QCOW2_AT_COMPRESSION, "compression_type", type, "The compression feature bit is set");
 	if (!bit && type != VB_COMPRESSION_DEFLATE)
-		return refuse(parse, VB_QCOW2_AT_COMPRESSION, "compression_type", type, "the compression feature bit is not set");
+		return refuse(parse, VB_QCOW2_AT_COMPRESSION, "compression_type", type, "The compression feature bit is not set");
 	if (type > VB_COMPRESSION_ZSTD)
 		return vb_fail(parse->error, VB_ERROR_UNSUPPORTED, ENOTSUP, parse->path, VB_QCOW2_AT_COMPRESSION,
 			       "Unsupported qcow2 compression type %u", type);
@@ -192,7 +192,7 @@ static int check_inside(const struct parse *parse, int64_t at, const char *table
 	if (offset_bytes <= parse->file_size_bytes && length_bytes <= parse->file_size_bytes - offset_bytes)
 		return 0;
 	return vb_fail(parse->error, VB_ERROR_FORMAT, 0, parse->path, at,
-		       "the file is truncated: the %s of %llu bytes at offset %llu lies beyond the end of the file at %llu", table,
+		       "The file is truncated: the %s of %llu bytes at offset %llu lies beyond the end of the file at %llu", table,
 		       (ull)length_bytes, (ull)offset_bytes, (ull)parse->file_size_bytes);
 }
 
@@ -211,7 +211,7 @@ static int parse_l1(const struct parse *parse)
 	needed = header->size_bytes / span + (header->size_bytes % span != 0);
 	if (needed > header->l1_size)
 		return vb_fail(parse->error, VB_ERROR_FORMAT, 0, parse->path, VB_QCOW2_AT_L1_SIZE,
-			       "qcow2 header: L1 table is too small: l1_size is %u, but a virtual size of %llu bytes needs %llu",
+			       "Invalid qcow2 header: L1 table is too small: l1_size is %u, but a virtual size of %llu bytes needs %llu",
 			       header->l1_size, (ull)header->size_bytes, (ull)needed);
 	header->l1_needed = (uint32_t)needed;
 	if (check_table(parse, VB_QCOW2_AT_L1_OFFSET, "l1_table_offset", header->l1_offset_bytes, header->l1_size * 8ull) < 0)
@@ -309,7 +309,7 @@ static int parse_extension(const struct parse *parse, uint32_t type, uint64_t at
 		return 0;
 	case VB_QCOW2_EXTENSION_LUKS:
 		return vb_fail(parse->error, VB_ERROR_FORMAT, 0, parse->path, (int64_t)at,
-			       "qcow2 header: an encryption header, but crypt_method is 0");
+			       "Invalid qcow2 header: an encryption header, but crypt_method is 0");
 	case VB_QCOW2_EXTENSION_BITMAPS:
 		return parse_bitmaps(parse, at, length);
 	default:
@@ -332,7 +332,7 @@ static int parse_extensions(const struct parse *parse)
 			return 0;
 		if (at > end || length > end - at || length > parse->head_bytes - at)
 			return vb_fail(parse->error, VB_ERROR_FORMAT, 0, parse->path, (int64_t)at - 8,
-				       "qcow2 header: extension 0x%08x of %u bytes is longer than the %llu bytes left for it", type,
+				       "Invalid qcow2 header: extension 0x%08x of %u bytes is longer than the %llu bytes left for it", type,
 				       length, (ull)(at > end ? 0 : end - at));
 		if (parse_extension(parse, type, at, length) < 0)
 			return -1;
@@ -368,7 +368,7 @@ int vb_qcow2_header_parse(const uint8_t *head, size_t head_bytes, uint64_t file_
 	if (!vb_qcow2_has_extended_l2(header))
 		return 0;
 	return vb_fail(error, VB_ERROR_UNSUPPORTED, ENOTSUP, path, -1,
-		       "qcow2 image with extended L2 entries is not supported for writing in place");
+		       "A qcow2 image with extended L2 entries is not supported for writing in place");
 }
 
 int vb_qcow2_header_read(const struct vb_file *file, struct vb_qcow2_header *header, struct vb_error *error)
@@ -386,7 +386,7 @@ int vb_qcow2_header_read(const struct vb_file *file, struct vb_qcow2_header *hea
 	head_bytes = file->size_bytes < header->cluster_size_bytes ? file->size_bytes : header->cluster_size_bytes;
 	head = malloc((size_t)head_bytes);
 	if (head == NULL)
-		return vb_fail(error, VB_ERROR_MEMORY, 0, file->path, -1, "out of memory for a header of %llu bytes", (ull)head_bytes);
+		return vb_fail(error, VB_ERROR_MEMORY, 0, file->path, -1, "Out of memory for a header of %llu bytes", (ull)head_bytes);
 	result = vb_pread_exact(file->fd, file->path, head, (size_t)head_bytes, 0, error);
 	if (result == 0)
 		result = parse_all(&(const struct parse){ head, (size_t)head_bytes, file->size_bytes, file->path, header, error });

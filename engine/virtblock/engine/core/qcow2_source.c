@@ -151,7 +151,7 @@ static int refuse_entry(const struct vb_layer *layer, enum verdict verdict, cons
 	if (vb_qcow2_has_extended_l2(&layer->qcow2->header))
 		snprintf(bitmap, sizeof(bitmap), " (bitmap 0x%016llx)", (unsigned long long)vb_load_be64(entry + 8));
 	return vb_fail(error, VB_ERROR_FORMAT, 0, layer->file.path, (int64_t)at_bytes,
-		       "the L2 entry 0x%016llx%s for guest offset %llu %s (the file ends at %llu)", (unsigned long long)vb_load_be64(entry),
+		       "The L2 entry 0x%016llx%s for guest offset %llu %s (the file ends at %llu)", (unsigned long long)vb_load_be64(entry),
 		       bitmap, (unsigned long long)guest_bytes, refusal_reason(verdict), (unsigned long long)layer->file.size_bytes);
 }
 
@@ -170,7 +170,7 @@ static int check_l1_entry(const struct vb_layer *layer, uint32_t index, uint64_t
 	else
 		return 0;
 	return vb_fail(error, VB_ERROR_FORMAT, 0, layer->file.path, (int64_t)(header->l1_offset_bytes + index * 8ull),
-		       "the L1 entry 0x%016llx for guest offset %llu %s (the file ends at %llu)", (unsigned long long)word,
+		       "The L1 entry 0x%016llx for guest offset %llu %s (the file ends at %llu)", (unsigned long long)word,
 		       (unsigned long long)(index * vb_qcow2_table_span_bytes(header)), reason,
 		       (unsigned long long)layer->file.size_bytes);
 }
@@ -182,7 +182,7 @@ static int read_l1(struct vb_layer *layer, struct vb_error *error)
 
 	qcow2->l2_offsets = malloc(count * sizeof(uint64_t) + 1);
 	if (qcow2->l2_offsets == NULL)
-		return vb_fail(error, VB_ERROR_MEMORY, ENOMEM, layer->file.path, -1, "out of memory for an L1 table of %u entries", count);
+		return vb_fail(error, VB_ERROR_MEMORY, ENOMEM, layer->file.path, -1, "Out of memory for an L1 table of %u entries", count);
 	if (vb_pread_exact(layer->file.fd, layer->file.path, qcow2->l2_offsets, count * sizeof(uint64_t),
 			   qcow2->header.l1_offset_bytes, error) < 0)
 		return -1;
@@ -219,7 +219,7 @@ static int qcow2_open(struct vb_layer *layer, struct vb_error *error)
 {
 	layer->qcow2 = calloc(1, sizeof(*layer->qcow2));
 	if (layer->qcow2 == NULL)
-		return vb_fail(error, VB_ERROR_MEMORY, ENOMEM, layer->file.path, -1, "out of memory for a qcow2 image");
+		return vb_fail(error, VB_ERROR_MEMORY, ENOMEM, layer->file.path, -1, "Out of memory for a qcow2 image");
 	layer->qcow2->file_end_bytes = (layer->file.size_bytes + 511) & ~511ull;
 	if (vb_qcow2_header_read(&layer->file, &layer->qcow2->header, error) < 0 || read_l1(layer, error) < 0)
 		return -1;
@@ -260,7 +260,7 @@ static const uint8_t *load_entries(struct vb_layer_cursor *cursor, uint32_t slot
 	if (cursor->window == NULL)
 		cursor->window = malloc(WINDOW_BYTES);
 	if (cursor->window == NULL) {
-		vb_fail(error, VB_ERROR_MEMORY, ENOMEM, layer->file.path, -1, "out of memory for L2 entries");
+		vb_fail(error, VB_ERROR_MEMORY, ENOMEM, layer->file.path, -1, "Out of memory for L2 entries");
 		return NULL;
 	}
 	if (at_bytes < cursor->window_offset_bytes || at_bytes >= cursor->window_offset_bytes + cursor->window_length) {
@@ -268,7 +268,7 @@ static const uint8_t *load_entries(struct vb_layer_cursor *cursor, uint32_t slot
 
 		cursor->window_length = 0;
 		if (cursor->cancelled != NULL && __atomic_load_n(cursor->cancelled, __ATOMIC_RELAXED)) {
-			vb_fail(error, VB_ERROR_CANCELLED, ECANCELED, layer->file.path, -1, "cancelled while planning");
+			vb_fail(error, VB_ERROR_CANCELLED, ECANCELED, layer->file.path, -1, "Cancelled while planning");
 			return NULL;
 		}
 		if (vb_pread_exact(layer->file.fd, layer->file.path, cursor->window, length, at_bytes, error) < 0)

@@ -13,7 +13,7 @@
 static int raw_open(struct vb_layer *layer, struct vb_error *error)
 {
 	if (layer->file.size_bytes > INT64_MAX)
-		return vb_fail(error, VB_ERROR_FORMAT, EFBIG, layer->file.path, -1, "the file is longer than an image can be");
+		return vb_fail(error, VB_ERROR_FORMAT, EFBIG, layer->file.path, -1, "The file is longer than an image can be");
 	layer->info.virtual_size_bytes = layer->file.size_bytes;
 	return 0;
 }
@@ -48,7 +48,7 @@ static int seek_to(const struct vb_layer *layer, uint64_t offset_bytes, int when
 	*known = false;
 	if (is_unsupported(errno))
 		return 0;
-	return vb_fail(error, VB_ERROR_SYSTEM, errno, layer->file.path, (int64_t)offset_bytes, "cannot find out what is allocated");
+	return vb_fail(error, VB_ERROR_SYSTEM, errno, layer->file.path, (int64_t)offset_bytes, "Cannot find out what is allocated");
 }
 
 static int find_segment(struct vb_layer_cursor *cursor, uint64_t start_bytes, struct vb_error *error)
@@ -82,7 +82,7 @@ static int raw_next(struct vb_layer_cursor *cursor, uint64_t start_bytes, uint64
 		    struct vb_error *error)
 {
 	if (cursor->cancelled != NULL && __atomic_load_n(cursor->cancelled, __ATOMIC_RELAXED))
-		return vb_fail(error, VB_ERROR_CANCELLED, ECANCELED, cursor->layer->file.path, -1, "cancelled while planning");
+		return vb_fail(error, VB_ERROR_CANCELLED, ECANCELED, cursor->layer->file.path, -1, "Cancelled while planning");
 	if (start_bytes < cursor->segment_start_bytes || start_bytes >= cursor->segment_end_bytes) {
 		if (find_segment(cursor, start_bytes, error) < 0)
 			return -1;

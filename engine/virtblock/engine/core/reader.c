@@ -48,7 +48,7 @@ struct vb_reader *vb_reader_new(const struct vb_chain *chain, struct vb_error *e
 		reader->decompressor = vb_decompressor_new();
 	if (reader == NULL || reader->decompressor == NULL) {
 		free(reader);
-		vb_fail(error, VB_ERROR_MEMORY, ENOMEM, NULL, -1, "out of memory for a reader");
+		vb_fail(error, VB_ERROR_MEMORY, ENOMEM, NULL, -1, "Out of memory for a reader");
 		return NULL;
 	}
 	reader->chain = chain;
@@ -75,7 +75,7 @@ static int reserve(struct buffer *buffer, size_t capacity, const char *path, str
 		return 0;
 	bytes = malloc(capacity + 1);
 	if (bytes == NULL)
-		return vb_fail(error, VB_ERROR_MEMORY, ENOMEM, path, -1, "out of memory for a buffer of %zu bytes", capacity);
+		return vb_fail(error, VB_ERROR_MEMORY, ENOMEM, path, -1, "Out of memory for a buffer of %zu bytes", capacity);
 	free(buffer->bytes);
 	buffer->bytes = bytes;
 	buffer->capacity = capacity;
@@ -137,7 +137,7 @@ static int decode(struct vb_reader *reader, const struct vb_layer *layer, const 
 	if (fault == NULL)
 		return 0;
 	return vb_fail(error, VB_ERROR_FORMAT, EIO, layer->file.path, (int64_t)extent->host_offset_bytes,
-		       "the compressed cluster for guest offset %llu cannot be decoded: %s",
+		       "The compressed cluster for guest offset %llu cannot be decoded: %s",
 		       (unsigned long long)(extent->start_bytes & ~(uint64_t)(layer->info.cluster_size_bytes - 1)), fault);
 }
 
@@ -156,7 +156,7 @@ static int read_compressed(struct vb_reader *reader, const struct vb_layer *laye
 
 	if (within + length > cluster_bytes)
 		return vb_fail(error, VB_ERROR_INTERNAL, 0, layer->file.path, (int64_t)extent->host_offset_bytes,
-			       "a read of %zu bytes reaches over a compressed cluster's end", length);
+			       "A read of %zu bytes reaches over a compressed cluster's end", length);
 	if (length == cluster_bytes)
 		return decode(reader, layer, extent, buffer, error);
 	if (!is_kept(reader, extent)) {
@@ -179,7 +179,7 @@ int vb_reader_read(struct vb_reader *reader, const struct vb_extent *extent, uin
 	const struct vb_layer *layer = vb_chain_layer(reader->chain, extent->layer_index);
 
 	if (layer == NULL || skip_bytes > extent->length_bytes || length > extent->length_bytes - skip_bytes)
-		return vb_fail(error, VB_ERROR_INTERNAL, 0, NULL, -1, "a read of %zu bytes lies outside its extent", length);
+		return vb_fail(error, VB_ERROR_INTERNAL, 0, NULL, -1, "A read of %zu bytes lies outside its extent", length);
 	switch (extent->kind) {
 	case VB_EXTENT_DATA:
 		return read_host(layer, extent->host_offset_bytes + skip_bytes, buffer, length, error);

@@ -84,7 +84,7 @@ static int check_range(const char *path, size_t length, uint64_t offset_bytes, s
 {
 	if (offset_bytes > INT64_MAX || length > INT64_MAX - offset_bytes)
 		return vb_fail(error, VB_ERROR_FORMAT, 0, path, -1,
-			       "a range of %zu bytes at offset %llu lies beyond what a file can hold", length,
+			       "A range of %zu bytes at offset %llu lies beyond what a file can hold", length,
 			       (unsigned long long)offset_bytes);
 	return 0;
 }
@@ -107,7 +107,7 @@ static int pread_loop(int fd, const char *path, uint8_t *buffer, size_t length, 
 			done += (size_t)got;
 		else if (errno != EINTR)
 			return vb_fail(error, VB_ERROR_SYSTEM, errno, path, (int64_t)(offset_bytes + done),
-				       "cannot read %zu bytes", length - done);
+				       "Cannot read %zu bytes", length - done);
 	}
 	*done_bytes = done;
 	return 0;
@@ -131,7 +131,7 @@ int vb_pread_exact(int fd, const char *path, void *buffer, size_t length, uint64
 		return -1;
 	if (done < length)
 		return vb_fail(error, VB_ERROR_FORMAT, 0, path, (int64_t)(offset_bytes + done),
-			       "the file is truncated: it ends %zu bytes before what it must hold", length - done);
+			       "The file is truncated: it ends %zu bytes before what it must hold", length - done);
 	return 0;
 }
 
@@ -150,7 +150,7 @@ int vb_pwrite_full(int fd, const char *path, const void *buffer, size_t length, 
 			done += (size_t)put;
 		else if (put == 0 || errno != EINTR)
 			return vb_fail(error, VB_ERROR_SYSTEM, put == 0 ? EIO : errno, path, (int64_t)(offset_bytes + done),
-				       "cannot write %zu bytes", length - done);
+				       "Cannot write %zu bytes", length - done);
 	}
 	return 0;
 }
@@ -163,6 +163,6 @@ int vb_fdatasync(int fd, const char *path, struct vb_error *error)
 		result = vb_sys->fdatasync(fd);
 	} while (result < 0 && errno == EINTR);
 	if (result < 0)
-		return vb_fail(error, VB_ERROR_SYSTEM, errno, path, -1, "cannot make the written data durable");
+		return vb_fail(error, VB_ERROR_SYSTEM, errno, path, -1, "Cannot make the written data durable");
 	return 0;
 }
