@@ -3,6 +3,7 @@
  * Existing qcow2 images written in place: every refcount width, tables that must grow, snapshots that must stay, features that
  * are given up or refused, and images that lie about themselves.
  */
+#include <errno.h>
 #include <fcntl.h>
 #include <unistd.h>
 
@@ -11,6 +12,7 @@
 #include "copy_runner.h"
 #include "image_builder.h"
 #include "qcow2.h"
+#include "sys.h"
 
 #define MIB (1024ull * 1024)
 
@@ -256,6 +258,62 @@ static void images_grow(void)
 	CHECK_EQUAL(file_size(copy_path), 10);
 }
 
+static struct vb_writer *open_with_data(enum vb_format format, uint8_t byte)
+{
+	static uint8_t piece[65536];
+
+	CHECK_EQUAL(test_shell("rm -f copy && qemu-img create -q -f %s copy 1M", format == VB_FORMAT_RAW ? "raw" : "qcow2"), 0);
+
+	struct vb_writer *writer = vb_image_open_writable(policy, copy_path, format, &error);
+
+	CHECK_OK(writer != NULL, error);
+	memset(piece, byte, sizeof(piece));
+	CHECK_OK(writer->ops->write(writer, 65536, piece, sizeof(piece), &error) == 0, error);
+	return writer;
+}
+
+static void what_a_checkpoint_holds_is_found(void)
+{
+	for (enum vb_format format = VB_FORMAT_RAW; format <= VB_FORMAT_QCOW2; format++) {
+		struct vb_writer *writer = open_with_data(format, 7);
+
+		CHECK_OK(writer->ops->checkpoint(writer, &error) == 0, error);
+		CHECK_OK(writer->ops->checkpoint(writer, &error) == 0, error);
+		writer->ops->close(writer);
+		CHECK_EQUAL(test_shell("qemu-io -f %s -c 'read -P 7 64k 64k' -c 'read -P 0 128k 800k' copy >io.log && ! grep -q failed io.log",
+				       format == VB_FORMAT_RAW ? "raw" : "qcow2"), 0);
+	}
+	check_image(copy_path, false);
+}
+
+static int failing_fdatasync(int fd)
+{
+	(void)fd;
+	errno = EIO;
+	return -1;
+}
+
+/* The kernel tells once that pages were lost; who asks again is told that all is well. */
+static void a_failed_sync_is_final(void)
+{
+	struct vb_sys failing = vb_sys_linux;
+
+	failing.fdatasync = failing_fdatasync;
+	for (enum vb_format format = VB_FORMAT_RAW; format <= VB_FORMAT_QCOW2; format++) {
+		struct vb_writer *writer = open_with_data(format, 8);
+
+		vb_sys = &failing;
+		CHECK(writer->ops->checkpoint(writer, &error) < 0);
+		vb_sys = &vb_sys_linux;
+		CHECK(writer->ops->checkpoint(writer, &error) < 0);
+		CHECK_ERROR(error, VB_ERROR_SYSTEM, "An earlier sync");
+		CHECK(writer->ops->publish(writer, &error) < 0);
+		writer->ops->close(writer);
+	}
+	check_image(copy_path, false);
+	CHECK_EQUAL(test_shell("qemu-io -f qcow2 -c 'read -P 0 0 1M' copy >io.log && ! grep -q failed io.log"), 0);
+}
+
 int main(void)
 {
 	policy = vb_policy_new(NULL, 0, &error);
@@ -271,6 +329,8 @@ int main(void)
 	RUN(lying_images_are_found_out);
 	RUN(made_images_are_clean);
 	RUN(images_grow);
+	RUN(what_a_checkpoint_holds_is_found);
+	RUN(a_failed_sync_is_final);
 	vb_policy_free(policy);
 	free(disk_path);
 	free(copy_path);

@@ -255,9 +255,16 @@ int vb_writer_check_range(const struct vb_writer *writer, uint64_t start_bytes, 
 	return 0;
 }
 
-int vb_writer_sync(const struct vb_writer *writer, struct vb_error *error)
+int vb_writer_sync(struct vb_writer *writer, struct vb_error *error)
 {
-	return writer->spec.durable ? vb_fdatasync(writer->file.fd, writer->file.path, error) : 0;
+	if (!writer->spec.durable)
+		return 0;
+	if (atomic_load(&writer->has_failed_sync))
+		return vb_fail(error, VB_ERROR_SYSTEM, EIO, writer->file.path, -1, "An earlier sync of the file failed");
+	if (vb_fdatasync(writer->file.fd, writer->file.path, error) == 0)
+		return 0;
+	atomic_store(&writer->has_failed_sync, true);
+	return -1;
 }
 
 void vb_writer_start_write_back(struct vb_writer *writer)

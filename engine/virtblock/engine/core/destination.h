@@ -49,8 +49,8 @@ int vb_writer_init(struct vb_writer *writer, const struct vb_writer_ops *ops, st
 void vb_writer_release(struct vb_writer *writer);
 /* Within the disk, and for qcow2 in whole clusters but at its end; INVALID otherwise. */
 int vb_writer_check_range(const struct vb_writer *writer, uint64_t start_bytes, uint64_t length_bytes, struct vb_error *error);
-/* fdatasync if the destination is durable. */
-int vb_writer_sync(const struct vb_writer *writer, struct vb_error *error);
+/* fdatasync if the destination is durable. Once it failed it fails for good: the kernel reports a lost page only once. */
+int vb_writer_sync(struct vb_writer *writer, struct vb_error *error);
 /* Starts write-back of what is dirty now, without waiting for it. */
 void vb_writer_start_write_back(struct vb_writer *writer);
 

@@ -318,6 +318,16 @@ static int inplace_zero(struct vb_writer *writer, uint64_t start_bytes, uint64_t
 	return 0;
 }
 
+static int inplace_checkpoint(struct vb_writer *writer, struct vb_error *error)
+{
+	struct inplace_writer *self = inplace(writer);
+
+	pthread_mutex_lock(&self->mutex);
+	int result = vb_qcow2_checkpoint(self, error);
+	pthread_mutex_unlock(&self->mutex);
+	return result;
+}
+
 static int inplace_publish(struct vb_writer *writer, struct vb_error *error)
 {
 	struct inplace_writer *self = inplace(writer);
@@ -347,6 +357,7 @@ static const struct vb_writer_ops inplace_ops = {
 	.write = inplace_write,
 	.zero = inplace_zero,
 	.write_back = vb_writer_start_write_back,
+	.checkpoint = inplace_checkpoint,
 	.publish = inplace_publish,
 	.close = inplace_close,
 };

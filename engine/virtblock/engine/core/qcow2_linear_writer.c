@@ -179,6 +179,12 @@ static int linear_zero(struct vb_writer *writer, uint64_t start_bytes, uint64_t 
 	return 0;
 }
 
+/* The data alone: where it lies follows from the plan, and the tables come last. */
+static int linear_checkpoint(struct vb_writer *writer, struct vb_error *error)
+{
+	return vb_writer_sync(writer, error);
+}
+
 static int linear_publish(struct vb_writer *writer, struct vb_error *error)
 {
 	struct linear_writer *self = linear(writer);
@@ -212,6 +218,7 @@ static const struct vb_writer_ops linear_ops = {
 	.zero = linear_zero,
 	.share = linear_share,
 	.write_back = vb_writer_start_write_back,
+	.checkpoint = linear_checkpoint,
 	.publish = linear_publish,
 	.close = linear_close,
 };

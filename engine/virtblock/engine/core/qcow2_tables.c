@@ -325,7 +325,7 @@ static int cover_clusters(struct inplace_writer *self, struct vb_error *error)
 }
 
 /* Ends a step: what it wrote is durable before the next one begins. */
-static int settle(const struct inplace_writer *self, bool *wrote, struct vb_error *error)
+static int settle(struct inplace_writer *self, bool *wrote, struct vb_error *error)
 {
 	bool is_needed = *wrote;
 

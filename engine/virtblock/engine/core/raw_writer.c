@@ -172,6 +172,11 @@ static int raw_zero(struct vb_writer *writer, uint64_t start_bytes, uint64_t len
 	return zero_by_writing(writer, inner_end, end_bytes, error);
 }
 
+static int raw_checkpoint(struct vb_writer *writer, struct vb_error *error)
+{
+	return vb_writer_sync(writer, error);
+}
+
 static int raw_publish(struct vb_writer *writer, struct vb_error *error)
 {
 	struct raw_writer *self = raw(writer);
@@ -204,6 +209,7 @@ static const struct vb_writer_ops raw_ops = {
 	.zero = raw_zero,
 	.share = raw_share,
 	.write_back = vb_writer_start_write_back,
+	.checkpoint = raw_checkpoint,
 	.publish = raw_publish,
 	.close = raw_close,
 };

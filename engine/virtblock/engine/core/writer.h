@@ -16,6 +16,8 @@
 #ifndef VB_WRITER_H
 #define VB_WRITER_H
 
+#include <stdatomic.h>
+
 #include "image.h"
 #include "plan.h"
 
@@ -50,6 +52,10 @@ struct vb_writer_ops {
 		     uint64_t length_bytes, struct vb_error *error);
 	/* Hint: early write-back of what was written. May be NULL. */
 	void (*write_back)(struct vb_writer *writer);
+	/* Makes all that write() and zero() put so far durable and findable, as far as the kind can while it is not complete: a later
+	 * opening of the same destination finds it. Lanes may run. After a sync that
+	 * failed neither another checkpoint nor publish() succeeds. */
+	int (*checkpoint)(struct vb_writer *writer, struct vb_error *error);
 	/* All data is written: metadata, syncs, and the name or mark that makes it a good image. After success the destination is
 	 * complete and durable and stays locked until close. */
 	int (*publish)(struct vb_writer *writer, struct vb_error *error);
@@ -64,6 +70,7 @@ struct vb_writer {
 	uint32_t unit_bytes;            /* ranges are multiples of this: cluster for qcow2, 4096 for raw */
 	bool zero_needed;               /* false: unwritten ranges are known to read as zeros (a new file in full mode) */
 	uint32_t share_block_bytes;     /* the file system's block, of a destination that may share extents; 0: share() is not to be called */
+	atomic_bool has_failed_sync;    /* what it should have made durable may be lost: no later sync succeeds */
 	bool published;
 };
 
