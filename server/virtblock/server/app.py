@@ -30,7 +30,7 @@ from typing import Self, cast
 
 from virtblock.engine import EngineError, PathPolicy
 from virtblock.server.addresses import Address, TcpAddress, UnixAddress, parse_address
-from virtblock.server.config import Config, ConfigInvalid, check
+from virtblock.server.config import Config, ConfigInvalid, check, hypervisor_of
 from virtblock.server.core.block_api import BlockApi
 from virtblock.server.core.block_job_api import BlockJobApi
 from virtblock.server.core.connect_api import ConnectApi
@@ -63,7 +63,7 @@ class DriverParts:
     uri: str
     store: Store
     jobs: JobRegistry
-    domain_events: DomainEvents
+    events: EventLog
     policy: PathPolicy
     config: Config
 
@@ -76,15 +76,29 @@ def make_embedded_driver(parts: DriverParts) -> object:
     return EmbeddedDriver(
         parts.store,
         parts.jobs,
-        parts.domain_events,
+        DomainEvents(parts.events),
         parts.policy,
         strict_libvirt=parts.config.strict_libvirt,
         uri=parts.uri,
     )
 
 
-# By the scheme of the connection's URI.
-DRIVER_FACTORIES: Mapping[str, DriverFactory] = {"embedded": make_embedded_driver}
+def make_libvirt_driver(parts: DriverParts) -> object:
+    """The driver behind libvirt's own URIs. ConfigInvalid where libvirt's Python binding is not installed."""
+    try:
+        from virtblock.server.drivers.libvirt import LibvirtDriver  # noqa: PLC0415 - the default needs no libvirt
+    except ImportError as error:
+        detail = f"--connection '{parts.uri}' needs libvirt-python (pip install 'virtblock[libvirt]'): {error}"
+        raise ConfigInvalid(detail) from error
+    return LibvirtDriver(parts.uri, parts.store, parts.jobs, parts.events)
+
+
+# By the hypervisor that the connection's URI names.
+DRIVER_FACTORIES: Mapping[str, DriverFactory] = {
+    "embedded": make_embedded_driver,
+    "qemu": make_libvirt_driver,
+    "test": make_libvirt_driver,
+}
 
 
 class Daemon:
@@ -191,8 +205,8 @@ class Daemon:
         jobs = JobRegistry(store, events)
         policy = PathPolicy([str(folder) for folder in self.config.allow_path])
         for uri in self.config.connection:
-            factory = self._driver_factories[uri.partition(":")[0]]
-            parts = DriverParts(uri, store, jobs, DomainEvents(events), policy, self.config)
+            factory = self._driver_factories[hypervisor_of(uri)]
+            parts = DriverParts(uri, store, jobs, events, policy, self.config)
             self._drivers.append(cast(Driver, factory(parts)))
         connections = Connections(self._drivers)
         return Floor(

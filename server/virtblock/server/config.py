@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import os
 import tomllib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ from virtblock.server.logs import LOG_FORMATS
 
 ENVIRONMENT_PREFIX = "VIRTBLOCK_"
 EMBEDDED_URI = "embedded:///"
-EMBEDDED_ONLY = frozenset({"embedded"})
+# The hypervisors that a connection's URI may name; the transport behind "+" is libvirt's matter.
+HYPERVISORS = frozenset({"embedded", "qemu", "test"})
 _SYSTEM_RUNTIME_DIR = Path("/run")
 _SYSTEM_STATE_DIR = Path("/var/lib/virtblock")
 _SOCKET_NAME = "virtblock-sock"
@@ -118,8 +119,13 @@ def as_toml(config: Config) -> str:
     return "".join(lines)
 
 
-def check(config: Config, schemes: Collection[str] = EMBEDDED_ONLY) -> None:
-    """Raise ConfigInvalid for what must not be served, or cannot be; `schemes` are those that there is a driver for."""
+def hypervisor_of(uri: str) -> str:
+    """What a connection's URI names before "+" and ":", e.g. "qemu" for `qemu+unix:///system`."""
+    return uri.partition(":")[0].partition("+")[0]
+
+
+def check(config: Config, hypervisors: Set[str] = HYPERVISORS) -> None:
+    """Raise ConfigInvalid for what must not be served, or cannot be; `hypervisors` are those that have a driver."""
     if not config.listen:
         raise ConfigInvalid("no address to listen on: give --listen unix:PATH, or set XDG_RUNTIME_DIR")
     try:
@@ -132,7 +138,7 @@ def check(config: Config, schemes: Collection[str] = EMBEDDED_ONLY) -> None:
     for address in addresses:
         if isinstance(address, TcpAddress):
             _check_tcp(config, address)
-    _check_connections(config, schemes)
+    _check_connections(config, hypervisors)
     _check_folders(config)
     if config.log_format not in LOG_FORMATS:
         raise ConfigInvalid(f"log_format is '{config.log_format}', and must be one of: {', '.join(LOG_FORMATS)}")
@@ -154,21 +160,23 @@ def _check_tcp(config: Config, address: TcpAddress) -> None:
         raise ConfigInvalid(f"{address} without TLS is refused: give --tls-cert and --tls-key")
     if not config.has_tls and not address.is_loopback:
         raise ConfigInvalid(f"{address} is not loopback, where alone --insecure counts: give --tls-cert and --tls-key")
+    if config.tls_client_ca is None and any(hypervisor_of(uri) != "embedded" for uri in config.connection):
+        # Whoever may define a libvirt domain has the host's disks: libvirt itself asks for certificates there.
+        raise ConfigInvalid(f"{address} with a libvirt connection needs --tls-client-ca")
     if not config.allow_path:
         raise ConfigInvalid(f"{address} without --allow-path is refused: say in which folders callers may open images")
 
 
-def _check_connections(config: Config, schemes: Collection[str]) -> None:
+def _check_connections(config: Config, hypervisors: Set[str]) -> None:
     if not config.connection:
         raise ConfigInvalid("no connection to serve")
     if len(set(config.connection)) != len(config.connection):
         raise ConfigInvalid("the same --connection is given twice")
     for uri in config.connection:
-        scheme = uri.partition(":")[0]
-        if scheme not in schemes or (scheme in EMBEDDED_ONLY and uri != EMBEDDED_URI):
-            raise ConfigInvalid(
-                f"connection '{uri}' is refused: this version offers {EMBEDDED_URI} only; libvirt comes later"
-            )
+        hypervisor = hypervisor_of(uri)
+        if hypervisor not in hypervisors or (hypervisor == "embedded" and uri != EMBEDDED_URI):
+            offered = ", ".join([EMBEDDED_URI, *(f"{name}[+transport]://…" for name in sorted(hypervisors - {"embedded"}))])
+            raise ConfigInvalid(f"connection '{uri}' is refused: this server offers {offered}")
 
 
 def _check_folders(config: Config) -> None:

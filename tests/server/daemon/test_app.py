@@ -123,7 +123,7 @@ async def test_a_failed_start_lets_go_of_everything(tmp_path: Path) -> None:
     ("changes", "told"),
     [
         ({"listen": ("127.0.0.1:0",)}, "without TLS"),
-        ({"connection": ("qemu:///system",)}, "'qemu:///system' is refused"),
+        ({"connection": ("xen:///system",)}, "'xen:///system' is refused"),
     ],
 )
 async def test_what_the_command_refuses_is_refused_here_too(tmp_path: Path, changes: dict[str, Any], told: str) -> None:

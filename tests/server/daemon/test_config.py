@@ -94,8 +94,12 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
         ({"listen": ("unix:/" + "x" * 104,)}, "at most 107"),
         ({"connection": ()}, "no connection"),
         ({"connection": ("embedded:///",) * 2}, "twice"),
-        ({"connection": ("qemu:///system",)}, "'qemu:///system' is refused: this version offers embedded:/// only"),
-        ({"connection": ("embedded:///other",)}, "offers embedded:/// only"),
+        ({"connection": ("xen:///system",)}, "'xen:///system' is refused: this server offers embedded:///, qemu"),
+        ({"connection": ("embedded:///other",)}, "this server offers embedded:///"),
+        (
+            {"listen": ("h:1",), "tls_cert": Path("c"), "tls_key": Path("k"), "connection": ("qemu:///system",)},
+            "with a libvirt connection needs --tls-client-ca",
+        ),
         ({"allow_path": (Path("/does/not/exist"),)}, "not a folder that exists"),
     ],
 )

@@ -139,7 +139,7 @@ def test_a_port_that_is_taken_undoes_the_start(tmp_path: Path, start_daemon: Any
         (["--listen", "127.0.0.1:0"], "without TLS is refused"),
         (["--listen", "0.0.0.0:0", "--insecure"], "not loopback"),
         (["--listen", "127.0.0.1:0", "--insecure"], "without --allow-path is refused"),
-        (["--connection", "qemu:///system"], "this version offers embedded:/// only"),
+        (["--connection", "xen:///system"], "this server offers embedded:///, qemu"),
         (["--config", "/does/not/exist.toml"], "No such file"),
         (["--no-such-flag"], "unrecognized arguments"),
         (["--state", "/x"], "unrecognized arguments"),

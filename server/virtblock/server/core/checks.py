@@ -83,16 +83,21 @@ def copy_parameters(parameters: Sequence[TypedParameter]) -> CopyParameters:
     By name: unknown ARGUMENT_UNSUPPORTED (74); twice, or of another type, INVALID_ARG (8, domain 0). A granularity
     that is no power of two: INVALID_ARG. Sizes that only the copy's start judges: `check_copy_sizes`.
     """
-    previous = ""
-    # libvirt sorts by name first: of two mistakes the one with the smaller name is told.
-    for parameter in sorted(parameters, key=lambda parameter: parameter.name.encode()):
-        _check_parameter(parameter, is_repeated=parameter.name == previous)
-        previous = parameter.name
+    check_parameter_types(parameters)
     values = {parameter.name: int(parameter.value) for parameter in parameters}
     granularity_bytes = values.get(PARAMETER_GRANULARITY, 0)
     if granularity_bytes & (granularity_bytes - 1):
         raise report(ErrorNumber.INVALID_ARG, "granularity must be power of 2")
     return CopyParameters(values.get(PARAMETER_BANDWIDTH, 0), granularity_bytes, values.get(PARAMETER_BUFFER_BYTES, 0))
+
+
+def check_parameter_types(parameters: Sequence[TypedParameter]) -> None:
+    """The part of `copy_parameters` that libvirt makes of names and types alone, before the driver's own checks."""
+    previous = ""
+    # libvirt sorts by name first: of two mistakes the one with the smaller name is told.
+    for parameter in sorted(parameters, key=lambda parameter: parameter.name.encode()):
+        _check_parameter(parameter, is_repeated=parameter.name == previous)
+        previous = parameter.name
 
 
 def _check_parameter(parameter: TypedParameter, *, is_repeated: bool) -> None:

@@ -1,0 +1,287 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The only file that imports libvirt: one connection to a hypervisor, kept alive and opened anew when it is lost.
+
+Owns: the event loop that libvirt's callbacks come from (one thread for the process), the connection, keep-alive, the
+thread that reconnects with back-off, and the translation of libvirt's errors into ours, field for field. Invariants:
+no libvirt object leaves this file but as an opaque handle that its own methods take; a call on a lost connection fails
+at once with the error that libvirt gave when the connection was lost or could not be opened again; `on_open` runs
+after every opening and before `is_open` is true, so what it finds is found before anybody is answered.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import libvirt
+
+from virtblock.server.core.errors import ErrorDomain, ErrorNumber, VirError
+
+T = TypeVar("T")
+
+KEEP_ALIVE_INTERVAL_S = 5
+KEEP_ALIVE_COUNT = 3
+RECONNECT_FIRST_S = 0.2
+RECONNECT_MAX_S = 10.0
+HANDLE_COUNT_MAX = 4096
+
+# What libvirt says of a connection that is gone: the RPC layer's internal error, and a socket that cannot be reached.
+_LOST_NUMBERS = frozenset({libvirt.VIR_ERR_INTERNAL_ERROR, libvirt.VIR_ERR_SYSTEM_ERROR, libvirt.VIR_ERR_RPC})
+
+logger = logging.getLogger(__name__)
+
+
+def vir_error(error: libvirt.libvirtError) -> VirError:
+    """libvirt's error, every field kept."""
+    if error.err is None:
+        return VirError(ErrorNumber.INTERNAL_ERROR, str(error), domain=ErrorDomain.NONE)
+    number, domain, message, level, str1, str2, str3, int1, int2 = error.err
+    return VirError(
+        number,
+        message or "",
+        domain=domain,
+        level=level,
+        str1=str1 or "",
+        str2=str2 or "",
+        str3=str3 or "",
+        int1=int1,
+        int2=int2,
+    )
+
+
+class _EventLoop:
+    """libvirt's default event loop. It must be there before the first connection, and runs until the process ends."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._is_running = False
+
+    def ensure(self) -> None:
+        with self._lock:
+            if self._is_running:
+                return
+            # libvirt prints errors to stderr unless somebody takes them; the exceptions have them all.
+            libvirt.registerErrorHandler(lambda _context, _error: None, None)
+            libvirt.virEventRegisterDefaultImpl()
+            threading.Thread(target=self._run, name="libvirt-events", daemon=True).start()
+            self._is_running = True
+
+    @staticmethod
+    def _run() -> None:
+        while True:
+            try:
+                libvirt.virEventRunDefaultImpl()
+            except libvirt.libvirtError:
+                logger.exception("libvirt's event loop failed")
+
+
+_event_loop = _EventLoop()
+
+
+class Binding:
+    """One connection. Thread-safe: libvirt's objects are, and calls run outside every lock of this class."""
+
+    def __init__(self, uri: str, on_open: Callable[[], None]) -> None:
+        """`on_open` is called in the thread that opened the connection; it may use the binding."""
+        self._uri = uri
+        self._on_open = on_open
+        self._lock = threading.Condition()
+        self._connection: libvirt.virConnect | None = None
+        self._is_open = False
+        self._opener: threading.Thread | None = None  # the thread in `on_open`
+        self._error: VirError | None = None
+        self._is_closing = False
+        self._thread: threading.Thread | None = None
+        self._handles: OrderedDict[str, libvirt.virDomain] = OrderedDict()
+        self._subscriptions: list[tuple[int, Callable[..., None]]] = []
+
+    @property
+    def is_open(self) -> bool:
+        """Whether calls reach the hypervisor now, as far as is known."""
+        with self._lock:
+            return self._is_open
+
+    def subscribe(self, event_id: int, callback: Callable[..., None]) -> None:
+        """Before `start`: `callback(uuid, name, id, *arguments)` for any domain's event, in libvirt's own thread."""
+        self._subscriptions.append((event_id, callback))
+
+    def start(self) -> None:
+        """Opens the connection, or goes on trying in the background when that fails."""
+        _event_loop.ensure()
+        try:
+            self._open()
+        except VirError as error:
+            logger.warning("%s cannot be reached: %s", self._uri, error.message)
+        self._thread = threading.Thread(target=self._keep_open, name=f"libvirt-{self._uri}", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Closes the connection for good."""
+        with self._lock:
+            self._is_closing = True
+            self._is_open = False
+            self._lock.notify_all()
+        if self._thread is not None:
+            self._thread.join()
+        self._drop(None)
+
+    def call(self, function: Callable[[Any], T]) -> T:
+        """`function(connection)`; libvirt's error as VirError."""
+        connection = self._require()
+        try:
+            return function(connection)
+        except libvirt.libvirtError as error:
+            raise self._judge(connection, error) from None
+
+    def on_domain(self, uuid: str, function: Callable[[Any], T]) -> T:
+        """`function(domain)` for a domain that a look-up returned before; libvirt's error as VirError.
+
+        A domain is its UUID to libvirt's daemon, so a handle that is kept needs no look-up of its own.
+        """
+        connection = self._require()
+        try:
+            return function(self._handle(connection, uuid))
+        except libvirt.libvirtError as error:
+            raise self._judge(connection, error) from None
+
+    def remember(self, domain: Any) -> str:
+        """Keeps the handle of a domain that was looked up; returns its UUID."""
+        uuid: str = domain.UUIDString()
+        with self._lock:
+            self._handles[uuid] = domain
+            self._handles.move_to_end(uuid)
+            while len(self._handles) > HANDLE_COUNT_MAX:
+                self._handles.popitem(last=False)
+        return uuid
+
+    def _require(self) -> Any:
+        with self._lock:
+            # While `on_open` looks around the connection is there for it alone.
+            if self._connection is not None and (self._is_open or threading.current_thread() is self._opener):
+                return self._connection
+            error = self._error
+        raise error or VirError(
+            ErrorNumber.INTERNAL_ERROR, "internal error: client socket is closed", domain=ErrorDomain.RPC
+        )
+
+    def _handle(self, connection: Any, uuid: str) -> Any:
+        with self._lock:
+            handle = self._handles.get(uuid)
+        if handle is None:
+            handle = connection.lookupByUUIDString(uuid)
+            self.remember(handle)
+        return handle
+
+    def _judge(self, connection: Any, error: libvirt.libvirtError) -> VirError:
+        """The error as ours; one that only a dead connection gives also sets the reconnecting off."""
+        failure = vir_error(error)
+        if failure.number in _LOST_NUMBERS and not _is_alive(connection):
+            self._lose(connection, failure)
+        return failure
+
+    def _lose(self, connection: Any, error: VirError) -> None:
+        with self._lock:
+            if self._connection is not connection or not self._is_open:
+                return
+            logger.warning("%s was lost: %s", self._uri, error.message)
+            self._is_open = False
+            self._error = error
+            self._lock.notify_all()
+
+    def _keep_open(self) -> None:
+        """The thread that opens the connection again whenever it is lost."""
+        delay_s = RECONNECT_FIRST_S
+        while True:
+            with self._lock:
+                self._lock.wait_for(lambda: self._is_closing or not self._is_open)
+                if self._is_closing:
+                    return
+            try:
+                self._open()
+                delay_s = RECONNECT_FIRST_S
+            except VirError:
+                with self._lock:
+                    if self._lock.wait_for(lambda: self._is_closing, delay_s):
+                        return
+                delay_s = min(delay_s * 2, RECONNECT_MAX_S)
+
+    def _open(self) -> None:
+        self._drop(None)
+        try:
+            connection = libvirt.open(self._uri)
+            self._prepare(connection)
+        except libvirt.libvirtError as error:
+            failure = vir_error(error)
+            with self._lock:
+                self._error = failure
+            raise failure from None
+        with self._lock:
+            self._connection = connection
+            self._opener = threading.current_thread()
+        try:
+            self._on_open()
+        except VirError as error:
+            self._drop(error)
+            raise
+        finally:
+            with self._lock:
+                self._opener = None
+        with self._lock:
+            self._is_open = not self._is_closing
+            self._error = None
+        logger.info("%s is open", self._uri)
+
+    def _prepare(self, connection: Any) -> None:
+        # Drivers inside this process have nothing to keep alive (3) and nothing that closes.
+        preparations: tuple[Callable[[], object], ...] = (
+            lambda: connection.setKeepAlive(KEEP_ALIVE_INTERVAL_S, KEEP_ALIVE_COUNT),
+            lambda: connection.registerCloseCallback(self._on_close, None),
+        )
+        for prepare in preparations:
+            try:
+                prepare()
+            except libvirt.libvirtError as error:
+                if error.get_error_code() != libvirt.VIR_ERR_NO_SUPPORT:
+                    raise
+        for event_id, callback in self._subscriptions:
+            connection.domainEventRegisterAny(None, event_id, _forward, callback)
+
+    def _on_close(self, connection: Any, reason: int, _opaque: object) -> None:
+        reasons = {
+            libvirt.VIR_CONNECT_CLOSE_REASON_ERROR: "an I/O error",
+            libvirt.VIR_CONNECT_CLOSE_REASON_EOF: "end of file from the server",
+            libvirt.VIR_CONNECT_CLOSE_REASON_KEEPALIVE: "no answer to keep-alive",
+        }
+        detail = f"internal error: client socket is closed ({reasons.get(reason, 'closed')})"
+        with self._lock:
+            current = self._connection
+        if current is not None:
+            self._lose(current, VirError(ErrorNumber.INTERNAL_ERROR, detail, domain=ErrorDomain.RPC))
+
+    def _drop(self, error: VirError | None) -> None:
+        with self._lock:
+            connection, self._connection = self._connection, None
+            self._is_open = False
+            self._error = error or self._error
+            self._handles.clear()
+        if connection is not None:
+            try:
+                connection.close()
+            except libvirt.libvirtError as failure:
+                logger.debug("closing %s: %s", self._uri, failure)
+
+
+def _is_alive(connection: Any) -> bool:
+    try:
+        return bool(connection.isAlive())
+    except libvirt.libvirtError:
+        return False
+
+
+def _forward(_connection: Any, domain: Any, *arguments: Any) -> None:
+    """An event as plain values; `arguments` ends with the callback that was given as libvirt's opaque."""
+    *values, callback = arguments
+    callback(domain.UUIDString(), domain.name(), domain.ID(), *values)

@@ -1,0 +1,319 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The driver behind libvirt's URIs (`qemu:///system`, `qemu+unix://…`, `test:///default`).
+
+Owns: the driver's face, one thin method per libvirt call. Invariants: arguments go to libvirt as they came, answers
+and errors come back as libvirt gave them; nothing is checked here that libvirt checks. What only C callers can send
+(typed parameters of another type, or twice) libvirt-python cannot pass on: that one check is made in libvirt's words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, TypeVar
+
+from virtblock.server.core import checks
+from virtblock.server.core.driver import JobOrigin
+from virtblock.server.core.events import EventLog
+from virtblock.server.core.flags import (
+    BlockCommitFlags,
+    BlockCopyFlags,
+    BlockJobAbortFlags,
+    BlockPullFlags,
+    BlockRebaseFlags,
+)
+from virtblock.server.core.jobs import JobRegistry
+from virtblock.server.core.model import (
+    BlockInfo,
+    BlockJobInfo,
+    BlockJobType,
+    Disk,
+    Domain,
+    TypedParameter,
+)
+from virtblock.server.core.store import Store
+from virtblock.server.drivers.libvirt.binding import Binding
+from virtblock.server.drivers.libvirt.disk_xml import destination_of, disks_of
+from virtblock.server.drivers.libvirt.following import Follower, JobRequest
+
+T = TypeVar("T")
+
+
+class LibvirtDriver:
+    """Domains that libvirt runs. Every method may be called from many threads."""
+
+    # libvirt has its own masks and refuses unknown bits itself; what is told is what its headers know.
+    flag_masks: ClassVar[dict[str, int]] = {
+        "domain_block_rebase": int(sum(BlockRebaseFlags)),
+        "domain_block_copy": int(sum(BlockCopyFlags)),
+        "domain_block_job_abort": int(sum(BlockJobAbortFlags)),
+        "domain_block_pull": int(sum(BlockPullFlags)),
+        "domain_block_commit": int(sum(BlockCommitFlags)),
+    }
+
+    def __init__(self, uri: str, store: Store, jobs: JobRegistry, events: EventLog) -> None:
+        self.uri = uri
+        self._binding = Binding(uri, self._take_up)
+        self._follower = Follower(self._binding, uri, store, jobs, events)
+
+    def open(self) -> None:
+        """Opens the connection and takes up every job that libvirt still has; goes on trying when that fails."""
+        self._follower.start()
+        self._binding.start()
+
+    def close(self) -> None:
+        """Closes the connection. The jobs go on in the hypervisor."""
+        self._binding.stop()
+        self._follower.stop()
+
+    def _take_up(self) -> None:
+        self._follower.take_up()
+
+    def engine_features(self) -> Sequence[str]:
+        """What the wire can tell of a connection."""
+        return ("event:0", "event:8", "event:16", "live-copy")
+
+    def get_version(self) -> int:
+        """virConnectGetVersion."""
+        return int(self._ask(lambda connection: connection.getVersion()))
+
+    def get_lib_version(self) -> int:
+        """virConnectGetLibVersion."""
+        return int(self._ask(lambda connection: connection.getLibVersion()))
+
+    def get_type(self) -> str:
+        """virConnectGetType."""
+        return str(self._ask(lambda connection: connection.getType()))
+
+    def get_hostname(self) -> str:
+        """virConnectGetHostname."""
+        return str(self._ask(lambda connection: connection.getHostname()))
+
+    def get_capabilities(self) -> str:
+        """virConnectGetCapabilities."""
+        return str(self._ask(lambda connection: connection.getCapabilities()))
+
+    def is_alive(self) -> bool:
+        """virConnectIsAlive, of the server's own connection."""
+        return self._binding.is_open
+
+    def is_secure(self) -> bool:
+        """virConnectIsSecure."""
+        return bool(self._ask(lambda connection: connection.isSecure()))
+
+    def is_encrypted(self) -> bool:
+        """virConnectIsEncrypted."""
+        return bool(self._ask(lambda connection: connection.isEncrypted()))
+
+    def domain_lookup_by_name(self, name: str) -> Domain:
+        """virDomainLookupByName."""
+        return self._ask(lambda connection: self._record(connection.lookupByName(name)))
+
+    def domain_lookup_by_uuid(self, uuid: str) -> Domain:
+        """virDomainLookupByUUIDString."""
+        return self._ask(lambda connection: self._record(connection.lookupByUUIDString(uuid)))
+
+    def domain_lookup_by_id(self, domain_id: int) -> Domain:
+        """virDomainLookupByID."""
+        return self._ask(lambda connection: self._record(connection.lookupByID(domain_id)))
+
+    def list_all_domains(self, flags: int) -> list[Domain]:
+        """virConnectListAllDomains."""
+        return self._ask(lambda connection: [self._record(found) for found in connection.listAllDomains(flags)])
+
+    def domain_define_xml(self, xml: str, flags: int) -> Domain:
+        """virDomainDefineXMLFlags."""
+        return self._ask(lambda connection: self._record(connection.defineXMLFlags(xml, flags)))
+
+    def domain_create_xml(self, xml: str, flags: int) -> Domain:
+        """virDomainCreateXML."""
+        return self._ask(lambda connection: self._record(connection.createXML(xml, flags)))
+
+    def domain_get_xml_desc(self, domain: Domain, flags: int) -> str:
+        """virDomainGetXMLDesc."""
+        return str(self._on(domain, lambda found: found.XMLDesc(flags)))
+
+    def domain_get_state(self, domain: Domain, flags: int) -> tuple[int, int]:
+        """virDomainGetState."""
+        state, reason = self._on(domain, lambda found: found.state(flags))
+        return state, reason
+
+    def domain_get_info(self, domain: Domain) -> tuple[int, int, int, int, int]:
+        """virDomainGetInfo."""
+        state, maximum_kib, memory_kib, vcpus, cpu_time_ns = self._on(domain, lambda found: found.info())
+        return state, maximum_kib, memory_kib, vcpus, cpu_time_ns
+
+    def domain_create(self, domain: Domain, flags: int) -> None:
+        """virDomainCreateWithFlags."""
+        self._on(domain, lambda found: found.createWithFlags(flags))
+
+    def domain_destroy(self, domain: Domain, flags: int) -> None:
+        """virDomainDestroyFlags."""
+        self._on(domain, lambda found: found.destroyFlags(flags))
+
+    def domain_shutdown(self, domain: Domain, flags: int) -> None:
+        """virDomainShutdown, with flags virDomainShutdownFlags."""
+        self._on(domain, lambda found: found.shutdownFlags(flags) if flags else found.shutdown())
+
+    def domain_undefine(self, domain: Domain, flags: int) -> None:
+        """virDomainUndefineFlags."""
+        self._on(domain, lambda found: found.undefineFlags(flags))
+
+    def domain_suspend(self, domain: Domain) -> None:
+        """virDomainSuspend."""
+        self._on(domain, lambda found: found.suspend())
+
+    def domain_resume(self, domain: Domain) -> None:
+        """virDomainResume."""
+        self._on(domain, lambda found: found.resume())
+
+    def domain_list_disks(self, domain: Domain) -> list[Disk]:
+        """The disks of the live XML (of a shut-off domain: of its definition)."""
+        return self._on(domain, lambda found: disks_of(found.XMLDesc(0), lambda target: found.blockInfo(target, 0)[0]))
+
+    def domain_get_block_info(self, domain: Domain, disk: str, flags: int) -> BlockInfo:
+        """virDomainGetBlockInfo."""
+        capacity_bytes, allocation_bytes, physical_bytes = self._on(domain, lambda found: found.blockInfo(disk, flags))
+        return BlockInfo(capacity_bytes, allocation_bytes, physical_bytes)
+
+    def domain_block_stats(self, domain: Domain, disk: str) -> tuple[int, int, int, int, int]:
+        """virDomainBlockStats."""
+        reads, read_bytes, writes, written_bytes, errors = self._on(domain, lambda found: found.blockStats(disk))
+        return reads, read_bytes, writes, written_bytes, errors
+
+    def domain_block_resize(self, domain: Domain, disk: str, size: int, flags: int) -> None:
+        """virDomainBlockResize."""
+        self._on(domain, lambda found: found.blockResize(disk, size, flags))
+
+    def domain_save(self, domain: Domain, path: str, xml: str | None, flags: int) -> None:
+        """virDomainSaveFlags, or virDomainSave where that is all."""
+        self._on(domain, lambda found: found.saveFlags(path, xml, flags) if xml or flags else found.save(path))
+
+    def domain_managed_save(self, domain: Domain, flags: int) -> None:
+        """virDomainManagedSave."""
+        self._on(domain, lambda found: found.managedSave(flags))
+
+    def domain_snapshot_create_xml(self, domain: Domain, xml: str, flags: int) -> tuple[str, str]:
+        """virDomainSnapshotCreateXML."""
+
+        def create(found: Any) -> tuple[str, str]:
+            snapshot = found.snapshotCreateXML(xml, flags)
+            return snapshot.getName(), snapshot.getXMLDesc()
+
+        return self._on(domain, create)
+
+    def domain_revert_to_snapshot(self, domain: Domain, snapshot: str, flags: int) -> None:
+        """virDomainSnapshotLookupByName and virDomainRevertToSnapshot."""
+        self._on(domain, lambda found: found.revertToSnapshot(found.snapshotLookupByName(snapshot), flags))
+
+    def domain_detach_device(self, domain: Domain, xml: str, flags: int) -> None:
+        """virDomainDetachDeviceFlags."""
+        self._on(domain, lambda found: found.detachDeviceFlags(xml, flags))
+
+    def domain_block_rebase(
+        self, domain: Domain, disk: str, base: str | None, bandwidth: int, flags: int, origin: JobOrigin
+    ) -> str:
+        """virDomainBlockRebase: a copy with COPY, else a pull."""
+        is_copy = bool(flags & BlockRebaseFlags.COPY)
+        request = JobRequest(
+            type=BlockJobType.COPY if is_copy else BlockJobType.PULL,
+            flags=flags,
+            bandwidth=bandwidth,
+            is_bandwidth_bytes=bool(flags & BlockRebaseFlags.BANDWIDTH_BYTES),
+            destination_path=base or "" if is_copy else "",
+        )
+        return self._start(domain, disk, request, origin, lambda found: found.blockRebase(disk, base, bandwidth, flags))
+
+    def domain_block_copy(
+        self,
+        domain: Domain,
+        disk: str,
+        destination_xml: str,
+        parameters: Sequence[TypedParameter],
+        flags: int,
+        origin: JobOrigin,
+    ) -> str:
+        """virDomainBlockCopy."""
+        checks.check_parameter_types(parameters)
+        values = {parameter.name: parameter.value for parameter in parameters}
+        path, image_format = destination_of(destination_xml)
+        request = JobRequest(
+            type=BlockJobType.COPY,
+            flags=flags,
+            bandwidth=int(values.get(checks.PARAMETER_BANDWIDTH, 0)),
+            is_bandwidth_bytes=True,
+            destination_path=path,
+            destination_format=image_format,
+        )
+        return self._start(
+            domain, disk, request, origin, lambda found: found.blockCopy(disk, destination_xml, values, flags)
+        )
+
+    def domain_block_pull(self, domain: Domain, disk: str, bandwidth: int, flags: int, origin: JobOrigin) -> str:
+        """virDomainBlockPull."""
+        request = JobRequest(
+            type=BlockJobType.PULL,
+            flags=flags,
+            bandwidth=bandwidth,
+            is_bandwidth_bytes=bool(flags & BlockPullFlags.BANDWIDTH_BYTES),
+        )
+        return self._start(domain, disk, request, origin, lambda found: found.blockPull(disk, bandwidth, flags))
+
+    def domain_block_commit(
+        self,
+        domain: Domain,
+        disk: str,
+        base: str | None,
+        top: str | None,
+        bandwidth: int,
+        flags: int,
+        origin: JobOrigin,
+    ) -> str:
+        """virDomainBlockCommit."""
+        is_active = bool(flags & BlockCommitFlags.ACTIVE)
+        request = JobRequest(
+            type=BlockJobType.ACTIVE_COMMIT if is_active else BlockJobType.COMMIT,
+            flags=flags,
+            bandwidth=bandwidth,
+            is_bandwidth_bytes=bool(flags & BlockCommitFlags.BANDWIDTH_BYTES),
+        )
+        return self._start(
+            domain, disk, request, origin, lambda found: found.blockCommit(disk, base, top, bandwidth, flags)
+        )
+
+    def domain_block_job_abort(self, domain: Domain, disk: str, flags: int) -> None:
+        """virDomainBlockJobAbort."""
+        self._follower.end(domain, disk, flags, lambda found: found.blockJobAbort(disk, flags))
+
+    def domain_get_block_job_info(self, domain: Domain, disk: str, flags: int) -> BlockJobInfo | None:
+        """virDomainGetBlockJobInfo; None without a job."""
+        info = self._on(domain, lambda found: found.blockJobInfo(disk, flags))
+        return BlockJobInfo(info["type"], info["bandwidth"], info["cur"], info["end"]) if info else None
+
+    def domain_block_job_set_speed(self, domain: Domain, disk: str, bandwidth: int, flags: int) -> None:
+        """virDomainBlockJobSetSpeed."""
+        self._on(domain, lambda found: found.blockJobSetSpeed(disk, bandwidth, flags))
+        self._follower.note_speed(domain, disk, bandwidth, flags)
+
+    def _ask(self, function: Callable[[Any], T]) -> T:
+        return self._binding.call(function)
+
+    def _on(self, domain: Domain, function: Callable[[Any], T]) -> T:
+        return self._binding.on_domain(domain.uuid, function)
+
+    def _start(
+        self, domain: Domain, disk: str, request: JobRequest, origin: JobOrigin, call: Callable[[Any], object]
+    ) -> str:
+        return self._follower.begin(domain, disk, request, origin, call)
+
+    def _record(self, found: Any) -> Domain:
+        uuid = self._binding.remember(found)
+        domain_id = found.ID()
+        return Domain(
+            self.uri,
+            found.name(),
+            uuid,
+            id=domain_id,
+            is_persistent=bool(found.isPersistent()),
+            is_active=domain_id >= 0,
+            state=found.state(0)[0],
+        )

@@ -1,0 +1,475 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Following the block jobs of running domains: their records, whoever started them.
+
+Owns: the records of live jobs from the call that starts one to its end, libvirt's events on their way into the log,
+and finding what libvirt did not tell. Invariants: libvirt is asked first and the record follows, so a refused call
+leaves no record; events of a domain are held back while a job is being started there, so that none overtakes its
+record; they are worked off by one thread, in libvirt's order; READY comes from libvirt's event or from `ready='yes'`
+in its XML, never from cur == end; a job that libvirt no longer has gets its end from what the domain's XML says now.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from virtblock.server.core import checks
+from virtblock.server.core.driver import JobOrigin
+from virtblock.server.core.errors import ErrorNumber, VirError, report
+from virtblock.server.core.events import EventLog
+from virtblock.server.core.flags import BlockJobAbortFlags, BlockJobSetSpeedFlags
+from virtblock.server.core.jobs import JobRegistry, Origin, job_error
+from virtblock.server.core.model import (
+    BlockJob,
+    BlockJobEvent,
+    BlockJobStatus,
+    BlockJobType,
+    Domain,
+    DomainEventId,
+    JobProgress,
+    JobState,
+    LifecycleEvent,
+)
+from virtblock.server.core.store import Store
+from virtblock.server.drivers.libvirt.binding import Binding
+from virtblock.server.drivers.libvirt.disk_xml import LiveDisk, find_disk, live_disks
+
+POLL_INTERVAL_S = 0.5
+END_WAIT_S = 5.0
+LIST_ACTIVE = 1  # VIR_CONNECT_LIST_DOMAINS_ACTIVE
+STATE_RUNNING, STATE_SHUTOFF = 1, 5
+EVENT_STOPPED, EVENT_CRASHED = 5, 8
+INFO_BYTES = 1  # VIR_DOMAIN_BLOCK_JOB_INFO_BANDWIDTH_BYTES
+
+STOPPED_REASONS = {
+    0: "the domain was shut down",
+    1: "the domain was destroyed",
+    2: "the domain crashed",
+    3: "the domain was migrated away",
+    4: "the domain was saved",
+    5: "the hypervisor process of the domain failed",
+    6: "the domain was stopped by a revert to a snapshot",
+}
+_STATES = {
+    BlockJobStatus.COMPLETED: JobState.COMPLETED,
+    BlockJobStatus.FAILED: JobState.FAILED,
+    BlockJobStatus.CANCELED: JobState.CANCELED,
+    BlockJobStatus.READY: JobState.READY,
+}
+_FOLLOWED_TYPES = frozenset({BlockJobType.PULL, BlockJobType.COPY, BlockJobType.COMMIT, BlockJobType.ACTIVE_COMMIT})
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class JobRequest:
+    """What a starting call asked for, as far as the record tells it."""
+
+    type: BlockJobType
+    flags: int
+    bandwidth: int
+    is_bandwidth_bytes: bool
+    destination_path: str = ""
+    destination_format: str = ""
+
+    @property
+    def bandwidth_bytes_per_s(self) -> int:
+        """The limit in bytes/s; libvirt took it, so it fits."""
+        return self.bandwidth if self.is_bandwidth_bytes else self.bandwidth * checks.MIB
+
+
+@dataclass(frozen=True)
+class _Happening:
+    """One event of libvirt's. `values` are those of the callback."""
+
+    event_id: DomainEventId
+    uuid: str
+    name: str
+    domain_id: int
+    values: tuple[Any, ...]
+
+
+class Follower:
+    """The live jobs of one connection. Thread-safe."""
+
+    def __init__(self, binding: Binding, uri: str, store: Store, jobs: JobRegistry, events: EventLog) -> None:
+        self._binding = binding
+        self._uri = uri
+        self._store = store
+        self._jobs = jobs
+        self._events = events
+        self._lock = threading.Condition()
+        self._starting: Counter[str] = Counter()
+        self._held: dict[str, list[_Happening]] = {}
+        self._queue: queue.SimpleQueue[_Happening | None] = queue.SimpleQueue()
+        self._paths: dict[tuple[str, int, int], str] = {}
+        self._samples: dict[str, tuple[float, int]] = {}
+        self._is_stopping = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._work, name=f"follow-{uri}", daemon=True),
+            threading.Thread(target=self._poll, name=f"poll-{uri}", daemon=True),
+        ]
+        for event_id in (DomainEventId.LIFECYCLE, DomainEventId.BLOCK_JOB, DomainEventId.BLOCK_JOB_2):
+            binding.subscribe(int(event_id), self._receiver(event_id))
+
+    def start(self) -> None:
+        """Begins to work off events."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Ends the threads; no event comes any more."""
+        self._is_stopping.set()
+        self._queue.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def begin(
+        self, domain: Domain, disk: str, request: JobRequest, origin: JobOrigin, call: Callable[[Any], object]
+    ) -> str:
+        """Starts a job by `call` and records it; returns its id. libvirt's error as it is."""
+        with self._holding_events(domain.uuid):
+            self._binding.on_domain(domain.uuid, call)
+            found = self._find_disk(domain.uuid, disk)
+            return self._record(domain, found, request, origin).job_id
+
+    def end(self, domain: Domain, disk: str, flags: int, call: Callable[[Any], object]) -> None:
+        """Ends a job by `call`. The record says ABORTING or PIVOTING from then on, until libvirt's event ends it."""
+        job = self._jobs.find_active(self._uri, domain.uuid, disk)
+        self._binding.on_domain(domain.uuid, call)
+        if job is None:
+            return
+        is_pivot = bool(flags & BlockJobAbortFlags.PIVOT)
+        self._step(job.job_id, JobState.PIVOTING if is_pivot else JobState.ABORTING)
+        if not flags & BlockJobAbortFlags.ASYNC:
+            self._await_end(job)
+
+    def note_speed(self, domain: Domain, disk: str, bandwidth: int, flags: int) -> None:
+        """Records a speed that libvirt took."""
+        job = self._jobs.find_active(self._uri, domain.uuid, disk)
+        if job is not None:
+            is_bytes = bool(flags & BlockJobSetSpeedFlags.BANDWIDTH_BYTES)
+            self._jobs.change_bandwidth(job.job_id, bandwidth if is_bytes else bandwidth * checks.MIB)
+
+    def take_up(self) -> None:
+        """After the connection was opened: what changed while nobody watched, and jobs that others started."""
+        domains = self._binding.call(lambda connection: connection.listAllDomains(LIST_ACTIVE))
+        running = {self._binding.remember(domain): domain for domain in domains}
+        for job in self._jobs.list_active(self._uri):
+            if job.domain_uuid not in running:
+                self._fail(job, "the domain was stopped while it was not watched")
+            else:
+                self._look_at(job)
+        for uuid, domain in running.items():
+            try:
+                self._adopt_all(uuid, domain)
+            except Exception as error:  # it may have been stopped meanwhile; the others are to be looked at
+                logger.warning("the jobs of domain %s cannot be looked up: %s", uuid, error)
+
+    def _receiver(self, event_id: DomainEventId) -> Callable[..., None]:
+        def receive(uuid: str, name: str, domain_id: int, *values: Any) -> None:
+            self._receive(_Happening(event_id, uuid, name, domain_id, values))
+
+        return receive
+
+    def _receive(self, happening: _Happening) -> None:
+        """In libvirt's event thread, which must not be held up."""
+        with self._lock:
+            if self._starting[happening.uuid]:
+                self._held.setdefault(happening.uuid, []).append(happening)
+                return
+        self._queue.put(happening)
+
+    @contextmanager
+    def _holding_events(self, uuid: str) -> Iterator[None]:
+        with self._lock:
+            self._starting[uuid] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._starting[uuid] -= 1
+                if not self._starting[uuid]:
+                    del self._starting[uuid]
+                    for happening in self._held.pop(uuid, []):
+                        self._queue.put(happening)
+
+    def _work(self) -> None:
+        while (happening := self._queue.get()) is not None:
+            try:
+                self._handle(happening)
+            except Exception:
+                # The next event must come through whatever this one met.
+                logger.exception("an event of domain %s could not be recorded", happening.name)
+            with self._lock:
+                self._lock.notify_all()
+
+    def _handle(self, happening: _Happening) -> None:
+        if happening.event_id is DomainEventId.LIFECYCLE:
+            self._handle_lifecycle(happening, *happening.values)
+            return
+        disk, job_type, status = happening.values
+        key = (happening.uuid, job_type, status)
+        if happening.event_id is DomainEventId.BLOCK_JOB:
+            self._paths[key] = disk  # BLOCK_JOB_2 follows at once and names the target
+            return
+        self._handle_block_job(happening, disk, job_type, BlockJobStatus(status), self._paths.pop(key, ""))
+
+    def _handle_lifecycle(self, happening: _Happening, event: int, detail: int) -> None:
+        domain = self._domain(happening)
+        with self._store.transaction() as transaction:
+            self._events.append(transaction, domain_event=LifecycleEvent(domain, event, detail))
+        if event not in (EVENT_STOPPED, EVENT_CRASHED):
+            return
+        reason = STOPPED_REASONS.get(detail, "the domain was stopped") if event == EVENT_STOPPED else STOPPED_REASONS[2]
+        for job in self._jobs.list_active(self._uri):
+            if job.domain_uuid == happening.uuid:
+                self._fail(job, reason)
+
+    def _handle_block_job(
+        self, happening: _Happening, target: str, job_type: int, status: BlockJobStatus, path: str
+    ) -> None:
+        domain = self._domain(happening)
+        if job_type not in _FOLLOWED_TYPES:
+            self._forward(domain, target, path, job_type, status)
+            return
+        job = self._jobs.find_active(self._uri, happening.uuid, target)
+        if job is None:
+            job = self._adopt_ended(domain, target, BlockJobType(job_type), path)
+        state = _STATES[status]
+        if state is job.state:
+            return
+        reason = "the hypervisor reports that the job failed" if state is JobState.FAILED else ""
+        self._transition(job, state, status, domain, path, reason)
+
+    def _forward(self, domain: Domain, target: str, path: str, job_type: int, status: BlockJobStatus) -> None:
+        """An event of a job that is none of ours (a backup): libvirt's view only."""
+        named = [(DomainEventId.BLOCK_JOB, path)] if path else []
+        with self._store.transaction() as transaction:
+            for event_id, disk in [*named, (DomainEventId.BLOCK_JOB_2, target)]:
+                event = BlockJobEvent(domain, event_id, disk, BlockJobType(job_type), status)
+                self._events.append(transaction, domain_event=event)
+
+    def _domain(self, happening: _Happening) -> Domain:
+        is_active = happening.domain_id >= 0
+        try:
+            is_persistent = bool(self._binding.on_domain(happening.uuid, lambda found: found.isPersistent()))
+        except VirError:
+            is_persistent = False  # it is gone
+        return Domain(
+            self._uri,
+            happening.name,
+            happening.uuid,
+            id=happening.domain_id,
+            is_persistent=is_persistent,
+            is_active=is_active,
+            state=STATE_RUNNING if is_active else STATE_SHUTOFF,
+        )
+
+    def _find_disk(self, uuid: str, name: str) -> LiveDisk:
+        xml = self._binding.on_domain(uuid, lambda found: found.XMLDesc(0))
+        return find_disk(xml, name) or LiveDisk(name, "", (), None)
+
+    def _record(self, domain: Domain, disk: LiveDisk, request: JobRequest, origin: JobOrigin) -> BlockJob:
+        stale = self._jobs.find_active(self._uri, domain.uuid, disk.target)
+        if stale is not None:  # libvirt would not have taken a second job: its event is still on the way
+            self._settle(stale)
+        mirror = disk.mirror
+        job = BlockJob(
+            job_id="",
+            connection_uri=self._uri,
+            domain_uuid=domain.uuid,
+            domain_name=domain.name,
+            disk=disk.target,
+            type=request.type,
+            state=JobState.NEW,
+            source_path=disk.source_path,
+            destination_path=request.destination_path or (mirror.path if mirror else ""),
+            destination_format=request.destination_format or (mirror.format if mirror else ""),
+            flags=request.flags,
+            bandwidth_bytes_per_s=request.bandwidth_bytes_per_s,
+            domain_id=domain.id,
+            is_domain_persistent=domain.is_persistent,
+            is_domain_active=True,
+            domain_state=domain.state,
+            details={"chain_paths": list(disk.chain_paths)},
+        )
+        job = self._jobs.begin(job, Origin(origin.principal, origin.request_id, origin.request_digest))
+        return self._jobs.transition(job.job_id, JobState.RUNNING)
+
+    def _adopt_all(self, uuid: str, domain: Any) -> None:
+        """Records the jobs of a running domain that have no record: somebody else started them."""
+        known = {job.disk for job in self._jobs.list_active(self._uri) if job.domain_uuid == uuid}
+        for disk in live_disks(domain.XMLDesc(0)):
+            if disk.target in known or not disk.source_path:
+                continue
+            info = domain.blockJobInfo(disk.target, INFO_BYTES)
+            if not info or info["type"] not in _FOLLOWED_TYPES:
+                continue
+            record = Domain(
+                self._uri, domain.name(), uuid, domain.ID(), bool(domain.isPersistent()), True, STATE_RUNNING
+            )
+            request = JobRequest(BlockJobType(info["type"]), 0, info["bandwidth"], True)
+            self._look_at(self._record(record, disk, request, Origin()))
+
+    def _adopt_ended(self, domain: Domain, target: str, job_type: BlockJobType, path: str) -> BlockJob:
+        """A record for a job of which the first that we hear is an event."""
+        disk = LiveDisk(target, path, (), None)
+        try:
+            disk = self._find_disk(domain.uuid, target)
+        except VirError as error:
+            logger.debug("domain %s cannot be looked at: %s", domain.name, error)
+        return self._record(domain, disk, JobRequest(job_type, 0, 0, True), Origin())
+
+    def _look_at(self, job: BlockJob) -> None:
+        """Brings a record up to what libvirt has now."""
+        try:
+            info = self._info(job)
+            disk = self._find_disk(job.domain_uuid, job.disk)
+        except VirError as error:
+            self._fail(job, f"the domain cannot be looked at: {error.message}")
+            return
+        if not info:
+            self._settle(job)
+        elif disk.mirror is not None and disk.mirror.ready == "yes" and job.state in (JobState.NEW, JobState.RUNNING):
+            self._transition(job, JobState.READY, BlockJobStatus.READY, _domain_of(job), job.source_path, "")
+
+    def _settle(self, job: BlockJob) -> None:
+        """Ends the record of a job that libvirt no longer has and of whose end nobody told."""
+        try:
+            disk = self._find_disk(job.domain_uuid, job.disk)
+        except VirError as error:
+            self._fail(job, f"the job is gone and its domain cannot be looked at: {error.message}")
+            return
+        state, reason = _end_by_chain(job, disk)
+        status = {JobState.COMPLETED: BlockJobStatus.COMPLETED, JobState.CANCELED: BlockJobStatus.CANCELED}
+        path = disk.source_path
+        self._transition(job, state, status.get(state, BlockJobStatus.FAILED), _domain_of(job), path, reason)
+
+    def _fail(self, job: BlockJob, reason: str) -> None:
+        """FAILED in our view; libvirt sends no event of the job when its domain goes."""
+        self._transition(job, JobState.FAILED, None, None, "", reason)
+
+    def _transition(
+        self,
+        job: BlockJob,
+        state: JobState,
+        status: BlockJobStatus | None,
+        domain: Domain | None,
+        path: str,
+        reason: str,
+    ) -> None:
+        error = job_error(report(ErrorNumber.OPERATION_FAILED, reason)) if state is JobState.FAILED else None
+        progress = (
+            {"progress": self._last_progress(job, state)} if state in (JobState.READY, JobState.COMPLETED) else {}
+        )
+        self._samples.pop(job.job_id, None)
+        self._step(
+            job.job_id, state, status=status, domain=domain, event_path=path, error=error, reason=reason, **progress
+        )
+
+    def _step(self, job_id: str, state: JobState, **changes: Any) -> None:
+        """A transition, unless the job is there or beyond already: its event, a poll and a call may all tell of it."""
+        try:
+            job = self._jobs.get(job_id)
+            if not job.state.is_final and job.state is not state:
+                self._jobs.transition(job_id, state, **changes)
+        except VirError as error:
+            logger.debug("job %s does not become %s: %s", job_id, state.value, error)
+
+    def _last_progress(self, job: BlockJob, state: JobState) -> JobProgress:
+        progress = self._jobs.get(job.job_id).progress
+        end = max(progress.end, 1)
+        return JobProgress(cur=end, end=end, total_bytes=end, copied_bytes=end, eta_s=0)
+
+    def _await_end(self, job: BlockJob) -> None:
+        """After a synchronous end: libvirt's event is on its way, and is told before the call returns."""
+        deadline_s = time.monotonic() + END_WAIT_S
+        with self._lock:
+            while not self._jobs.get(job.job_id).state.is_final:
+                left_s = deadline_s - time.monotonic()
+                if left_s <= 0:
+                    break
+                self._lock.wait(left_s)
+        if not self._jobs.get(job.job_id).state.is_final:
+            self._look_at(job)
+
+    def _poll(self) -> None:
+        """Progress of what runs, and jobs that vanished without a word."""
+        while not self._is_stopping.wait(POLL_INTERVAL_S):
+            if not self._binding.is_open:
+                continue
+            for job in self._jobs.list_active(self._uri):
+                try:
+                    self._poll_job(job)
+                except VirError as error:
+                    logger.debug("job %s cannot be polled: %s", job.job_id, error)
+
+    def _poll_job(self, job: BlockJob) -> None:
+        info = self._info(job)
+        if info:
+            self._jobs.set_progress(job.job_id, self._progress(job, info))
+        elif time.time() - job.create_time_s > END_WAIT_S and not self._is_starting(job.domain_uuid):
+            self._settle(job)
+
+    def _is_starting(self, uuid: str) -> bool:
+        with self._lock:
+            return bool(self._starting[uuid])
+
+    def _info(self, job: BlockJob) -> dict[str, int]:
+        found: dict[str, int] = self._binding.on_domain(
+            job.domain_uuid, lambda domain: domain.blockJobInfo(job.disk, INFO_BYTES)
+        )
+        return found
+
+    def _progress(self, job: BlockJob, info: dict[str, int]) -> JobProgress:
+        cur, end = info["cur"], info["end"]
+        now_s = time.monotonic()
+        before_s, before_bytes = self._samples.get(job.job_id, (now_s, cur))
+        self._samples[job.job_id] = (now_s, cur)
+        rate = int((cur - before_bytes) / (now_s - before_s)) if now_s > before_s and cur > before_bytes else 0
+        remaining_bytes = max(end - cur, 0)
+        return JobProgress(
+            cur=cur,
+            end=end,
+            total_bytes=end,
+            copied_bytes=cur,
+            remaining_bytes=remaining_bytes,
+            rate_bytes_per_s=rate,
+            eta_s=-(-remaining_bytes // rate) if rate else -1,
+        )
+
+
+def _domain_of(job: BlockJob) -> Domain:
+    return Domain(
+        job.connection_uri,
+        job.domain_name,
+        job.domain_uuid,
+        id=job.domain_id,
+        is_persistent=job.is_domain_persistent,
+        is_active=job.is_domain_active,
+        state=job.domain_state,
+    )
+
+
+def _end_by_chain(job: BlockJob, disk: LiveDisk) -> tuple[JobState, str]:
+    """How a job ended that libvirt no longer has, by what the disk is made of now."""
+    before = list(job.details.get("chain_paths", []))
+    if job.type is BlockJobType.COPY:
+        if job.destination_path and disk.source_path == job.destination_path:
+            return JobState.COMPLETED, ""
+        if job.state is JobState.ABORTING:
+            return JobState.CANCELED, ""
+        return JobState.CANCELED, "the job ended while it was not watched; the disk keeps its source"
+    if list(disk.chain_paths) != before:
+        return JobState.COMPLETED, ""
+    if job.state is JobState.ABORTING:
+        return JobState.CANCELED, ""
+    return JobState.FAILED, "the job ended while it was not watched; the disk's chain is what it was"

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A libvirtd of the tests' own, and domains on it.
+
+Owns: a session daemon in a folder of its own, run as nobody where the tests run as root (libvirtd as root is always the
+machine's one), and guests without an operating system. Invariants: nothing of the machine's own libvirt is touched; the
+daemon may be stopped, killed and started again while its guests go on; `close` ends all of them.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import libvirt
+
+NOBODY = 65534
+START_TIMEOUT_S = 30
+STOP_TIMEOUT_S = 15
+QUIET_SHUTDOWN = "0"  # libvirtd -t: never stop for lack of clients
+
+
+class HypervisorUnavailable(Exception):
+    """libvirtd or QEMU is not to be had; the text says what is missing."""
+
+
+class PrivateLibvirtd:
+    """One daemon in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        for program in ("libvirtd", "qemu-system-x86_64"):
+            if shutil.which(program) is None and not Path("/usr/sbin", program).exists():
+                raise HypervisorUnavailable(f"{program} is not installed")
+        self.folder = folder
+        self.images = folder / "images"
+        for name in ("home", "run", "config", "cache", "images"):
+            (folder / name).mkdir(parents=True, mode=0o700)
+        self.is_root = os.geteuid() == 0
+        if self.is_root:
+            self.give_away(folder, *folder.iterdir())
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def uri(self) -> str:
+        """For libvirt, from any user."""
+        return f"qemu+unix:///session?socket={self.folder / 'run/libvirt/libvirt-sock'}"
+
+    def give_away(self, *paths: Path) -> None:
+        """Makes files the daemon's own, so that its guests can open them."""
+        if self.is_root:
+            for path in paths:
+                os.chown(path, NOBODY, NOBODY)
+
+    def start(self) -> None:
+        """Starts it and waits until it answers."""
+        identity = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"] if self.is_root else []
+        environ = {
+            "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            "HOME": str(self.folder / "home"),
+            "XDG_RUNTIME_DIR": str(self.folder / "run"),
+            "XDG_CONFIG_HOME": str(self.folder / "config"),
+            "XDG_CACHE_HOME": str(self.folder / "cache"),
+        }
+        with (self.folder / "libvirtd.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [*identity, "libvirtd", "-t", QUIET_SHUTDOWN],
+                env=environ,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        deadline_s = time.monotonic() + START_TIMEOUT_S
+        while True:
+            try:
+                libvirt.open(self.uri).close()
+                return
+            except libvirt.libvirtError as error:
+                if self._process.poll() is not None or time.monotonic() > deadline_s:
+                    said = (self.folder / "libvirtd.log").read_text(errors="replace")[-2000:]
+                    raise HypervisorUnavailable(f"libvirtd does not answer: {error}\n{said}") from None
+                time.sleep(0.05)
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """Ends the daemon; its guests go on."""
+        assert self._process is not None
+        self._process.send_signal(number)
+        self._process.wait(STOP_TIMEOUT_S)
+
+    def close(self) -> None:
+        """Ends every guest and the daemon."""
+        if self._process is None or self._process.poll() is not None:
+            self.start()
+        connection = libvirt.open(self.uri)
+        running = connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
+        # libvirt takes more than a second for each, most of it waiting.
+        with ThreadPoolExecutor(16) as threads:
+            list(threads.map(lambda domain: domain.destroy(), running))
+        connection.close()
+        self.stop()
+
+    def make_image(
+        self, name: str, *, size: str = "16M", backing: Path | None = None, write: Sequence[str] = ()
+    ) -> Path:
+        """A qcow2 image that guests can open; `write` are qemu-io commands."""
+        path = self.images / name
+        above = [] if backing is None else ["-b", str(backing), "-F", "qcow2"]
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *above, str(path), size], check=True)
+        commands = [word for command in write for word in ("-c", command)]
+        if commands:
+            subprocess.run(["qemu-io", "-f", "qcow2", *commands, str(path)], check=True, stdout=subprocess.DEVNULL)
+        self.give_away(path)
+        return path
+
+
+def domain_xml(name: str, disks: Sequence[str]) -> str:
+    """A guest without an operating system. `disks`: `<disk>` elements."""
+    kind = "kvm" if os.access("/dev/kvm", os.R_OK | os.W_OK) and os.geteuid() != 0 else "qemu"
+    return (
+        f"<domain type='{kind}'><name>{name}</name><memory unit='MiB'>32</memory><vcpu>1</vcpu>"
+        "<os><type arch='x86_64' machine='pc'>hvm</type></os>"
+        f"<devices>{''.join(disks)}</devices></domain>"
+    )
+
+
+def disk_xml(path: Path, target: str = "vda", image_format: str = "qcow2") -> str:
+    """A disk of a file."""
+    return (
+        f"<disk type='file' device='disk'><driver name='qemu' type='{image_format}'/>"
+        f"<source file='{path}'/><target dev='{target}' bus='virtio'/></disk>"
+    )

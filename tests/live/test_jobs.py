@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Block jobs of running domains: what libvirt does, and what our records say of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import libvirt
+import pytest
+from live.guests import Guest
+from live.stack import CALLER, Stack, selector, until
+
+from virtblock.server.core.errors import VirError
+from virtblock.server.core.flags import BlockCommitFlags, BlockJobAbortFlags, BlockRebaseFlags
+from virtblock.server.core.model import JobState
+
+MakeGuest = Callable[..., Guest]
+COPY = int(BlockRebaseFlags.COPY)
+PIVOT = int(BlockJobAbortFlags.PIVOT)
+
+
+def begin_copy(stack: Stack, guest: Guest, flags: int = COPY) -> tuple[str, str]:
+    """Starts a copy; (job id, destination)."""
+    path = str(guest.images[0].parent / f"{guest.name}-copy.qcow2")
+    return stack.blocks.block_rebase(CALLER, selector(guest.uuid), "vda", path, 0, flags).job_id, path
+
+
+def test_a_copy_is_followed_to_its_pivot(stack: Stack, make_guest: MakeGuest) -> None:
+    guest = make_guest(depth=2)
+    job_id, path = begin_copy(stack, guest)
+    stack.wait_for(job_id, JobState.READY)
+    done = stack.blocks.block_job_abort(CALLER, selector(guest.uuid), "vda", PIVOT)
+    assert done is not None
+    assert (done.state, done.destination_path) == (JobState.COMPLETED, path)
+    assert f"<source file='{path}'" in guest.domain.XMLDesc()
+    assert stack.libvirt_events(guest.uuid) == [
+        (8, str(guest.images[0]), 2, 3),
+        (16, "vda", 2, 3),
+        (8, path, 2, 0),
+        (16, "vda", 2, 0),
+    ]
+    assert stack.states(guest.uuid)[:2] == [JobState.NEW, JobState.RUNNING]
+
+
+def test_an_abort_is_canceled(stack: Stack, make_guest: MakeGuest) -> None:
+    guest = make_guest()
+    job_id, _ = begin_copy(stack, guest)
+    stack.wait_for(job_id, JobState.READY)
+    done = stack.blocks.block_job_abort(CALLER, selector(guest.uuid), "vda", 0)
+    assert done is not None
+    assert done.state is JobState.CANCELED
+    assert stack.libvirt_events(guest.uuid)[-1] == (16, "vda", 2, 2)
+
+
+def test_a_pull_and_a_commit_complete(stack: Stack, make_guest: MakeGuest) -> None:
+    guest = make_guest(depth=3)
+    pull = stack.blocks.block_pull(CALLER, selector(guest.uuid), "vda", 0, 0)
+    stack.wait_for(pull.job_id, JobState.COMPLETED)
+    assert stack.libvirt_events(guest.uuid) == [(8, str(guest.images[0]), 1, 0), (16, "vda", 1, 0)]
+    other = make_guest(depth=2)
+    flags = int(BlockCommitFlags.ACTIVE)
+    commit = stack.blocks.block_commit(CALLER, selector(other.uuid), "vda", None, None, 0, flags)
+    stack.wait_for(commit.job_id, JobState.READY)
+    stack.blocks.block_job_abort(CALLER, selector(other.uuid), "vda", PIVOT)
+    assert stack.jobs.get(commit.job_id).state is JobState.COMPLETED
+
+
+def test_a_job_that_libvirt_refuses_leaves_no_record(stack: Stack, make_guest: MakeGuest) -> None:
+    guest = make_guest()
+    with pytest.raises(VirError) as ours:
+        begin_copy(stack, guest, COPY | int(BlockRebaseFlags.RELATIVE))
+    with pytest.raises(libvirt.libvirtError) as theirs:
+        guest.domain.blockRebase("vda", str(guest.images[0].parent / "x"), 0, COPY | int(BlockRebaseFlags.RELATIVE))
+    error = ours.value
+    assert (
+        error.number, error.domain, error.message, error.level,
+        error.str1, error.str2, error.str3, error.int1, error.int2,
+    ) == tuple(value if value is not None else "" for value in theirs.value.err)  # fmt: skip
+    assert stack.states(guest.uuid) == []
+
+
+def test_a_job_that_somebody_else_started_is_taken_up(stack: Stack, make_guest: MakeGuest) -> None:
+    guest = make_guest()
+    path = str(guest.images[0].parent / f"{guest.name}-virsh.qcow2")
+    guest.domain.blockRebase("vda", path, 0, COPY)
+    until(lambda: JobState.READY in stack.states(guest.uuid), "READY of a job that we did not start")
+    guest.domain.blockJobAbort("vda", 0)
+    until(lambda: stack.states(guest.uuid)[-1] is JobState.CANCELED, "its end")
+
+
+def test_a_destroyed_domain_ends_its_jobs_in_our_view_only(stack: Stack, make_guest: MakeGuest) -> None:
+    guest = make_guest()
+    job_id, _ = begin_copy(stack, guest)
+    stack.wait_for(job_id, JobState.READY)
+    guest.domain.destroy()
+    stack.wait_for(job_id, JobState.FAILED)
+    assert stack.jobs.get(job_id).reason == "the domain was destroyed"
+    assert [event[3] for event in stack.libvirt_events(guest.uuid)] == [3, 3]
