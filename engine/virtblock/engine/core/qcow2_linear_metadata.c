@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The tables and the header of a new qcow2 image, generated at its end.
+ * The tables of a new qcow2 image, generated at its end.
  *
  * Owns: one pass over the layout's runs that emits L2 tables in file order, the L1 table, and the refcounts of what is really used.
  * Invariants: an L2 table or refcount block without an entry is neither written nor referenced. What is kept in memory is the L1 table, the
@@ -12,21 +12,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "qcow2_new_header.h"
+#include "stream.h"
 #include "sys.h"
-
-#define STREAM_BYTES (512u * 1024)   /* no less than a cluster fits twice at 64 KiB; larger clusters pass by the buffer */
-
-/* Gathers pieces that follow each other in the file into large writes. */
-struct stream {
-	const struct vb_file *file;
-	uint8_t *buffer;
-	size_t fill_bytes;
-	uint64_t start_bytes;   /* file offset of buffer[0] */
-};
 
 struct generator {
 	struct linear_writer *self;
-	struct stream stream;
+	struct vb_stream stream;
 	uint64_t cluster_bytes;
 	uint64_t *l1;             /* big-endian */
 	uint64_t *reftable;       /* big-endian when written */
@@ -35,31 +27,6 @@ struct generator {
 	uint64_t used_end;        /* host clusters: refcount blocks start here */
 	uint64_t block_count;     /* refcount blocks that exist */
 };
-
-static int stream_flush(struct stream *stream, struct vb_error *error)
-{
-	int result = 0;
-
-	if (stream->fill_bytes)
-		result = vb_pwrite_full(stream->file->fd, stream->file->path, stream->buffer, stream->fill_bytes,
-					stream->start_bytes, error);
-	stream->fill_bytes = 0;
-	return result;
-}
-
-static int stream_put(struct stream *stream, uint64_t offset_bytes, const void *piece, size_t length, struct vb_error *error)
-{
-	if (stream->start_bytes + stream->fill_bytes != offset_bytes || stream->fill_bytes + length > STREAM_BYTES) {
-		if (stream_flush(stream, error))
-			return -1;
-		stream->start_bytes = offset_bytes;
-	}
-	if (length > STREAM_BYTES)
-		return vb_pwrite_full(stream->file->fd, stream->file->path, piece, length, offset_bytes, error);
-	memcpy(stream->buffer + stream->fill_bytes, piece, length);
-	stream->fill_bytes += length;
-	return 0;
-}
 
 static bool is_written(const struct linear_writer *self, uint64_t rank)
 {
@@ -91,7 +58,7 @@ static int emit_l2_table(struct generator *generator, uint64_t l1_index, uint64_
 
 	vb_store_be64(&generator->l1[l1_index], offset_bytes | VB_QCOW2_COPIED);
 	generator->l2_used[ordinal / 64] |= 1ull << (ordinal % 64);
-	return stream_put(&generator->stream, offset_bytes, generator->table, generator->cluster_bytes, error);
+	return vb_stream_put(&generator->stream, offset_bytes, generator->table, generator->cluster_bytes, error);
 }
 
 static int write_l2_tables(struct generator *generator, struct vb_error *error)
@@ -208,7 +175,7 @@ static int write_refcount_blocks(struct generator *generator, struct vb_error *e
 		for (uint64_t index = 0; index < entries; index++)
 			if (is_used(generator, block * entries + index))
 				generator->table[index * VB_QCOW2_LINEAR_REFCOUNT_BYTES + 1] = 1;
-		if (stream_put(&generator->stream, vb_load_be64(&generator->reftable[block]), generator->table,
+		if (vb_stream_put(&generator->stream, vb_load_be64(&generator->reftable[block]), generator->table,
 			       generator->cluster_bytes, error))
 			return -1;
 	}
@@ -237,7 +204,7 @@ static int write_all(struct generator *generator, struct vb_error *error)
 		return -1;
 	generator->used_end = find_used_end(generator);
 	place_refcount_blocks(generator);
-	if (write_refcount_blocks(generator, error) || stream_flush(&generator->stream, error) || set_file_end(generator, error))
+	if (write_refcount_blocks(generator, error) || vb_stream_flush(&generator->stream, error) || set_file_end(generator, error))
 		return -1;
 	if (vb_pwrite_full(file->fd, file->path, generator->l1, layout->l1_clusters * generator->cluster_bytes,
 			   layout->l1_offset_bytes, error))
@@ -251,20 +218,19 @@ int vb_qcow2_linear_write_metadata(struct linear_writer *self, struct vb_error *
 	const struct vb_qcow2_layout *layout = &self->layout;
 	struct generator generator = {
 		.self = self,
-		.stream = {.file = &self->base.file, .buffer = malloc(STREAM_BYTES)},
 		.cluster_bytes = 1ull << layout->cluster_bits,
 		.l1 = calloc(layout->l1_clusters + 1, 1ull << layout->cluster_bits),
 		.reftable = calloc(layout->reftable_clusters, 1ull << layout->cluster_bits),
 		.l2_used = calloc(layout->l2_count / 64 + 1, sizeof(uint64_t)),
 		.table = malloc(1ull << layout->cluster_bits),
 	};
-	int result;
+	int result = vb_stream_open(&generator.stream, &self->base.file, error);
 
-	if (generator.stream.buffer && generator.l1 && generator.reftable && generator.l2_used && generator.table)
+	if (result == 0 && generator.l1 && generator.reftable && generator.l2_used && generator.table)
 		result = write_all(&generator, error);
-	else
+	else if (result == 0)
 		result = vb_fail(error, VB_ERROR_MEMORY, 0, self->base.file.path, -1, "No memory for the image's tables");
-	free(generator.stream.buffer);
+	vb_stream_close(&generator.stream);
 	free(generator.l1);
 	free(generator.reftable);
 	free(generator.l2_used);
@@ -272,64 +238,17 @@ int vb_qcow2_linear_write_metadata(struct linear_writer *self, struct vb_error *
 	return result;
 }
 
-static size_t put_extension(uint8_t *header, size_t at, uint32_t type, const char *text)
-{
-	size_t length = text ? strlen(text) : 0;
-
-	vb_store_be32(header + at, type);
-	vb_store_be32(header + at + 4, (uint32_t)length);
-	if (length)
-		memcpy(header + at + 8, text, length);
-	return at + 8 + (length + 7) / 8 * 8;
-}
-
-size_t vb_qcow2_linear_name_offset(const struct vb_destination_spec *spec)
-{
-	size_t format_length = spec->backing_format ? strlen(spec->backing_format) : 0;
-
-	return VB_QCOW2_HEADER_BYTES_V3 + 8 + (format_length + 7) / 8 * 8 + 8;
-}
-
-static void fill_header(uint8_t *header, const struct linear_writer *self)
-{
-	const struct vb_qcow2_layout *layout = &self->layout;
-	const struct vb_destination_spec *spec = &self->base.spec;
-
-	vb_store_be32(header + VB_QCOW2_AT_MAGIC, VB_QCOW2_MAGIC);
-	vb_store_be32(header + VB_QCOW2_AT_VERSION, 3);
-	vb_store_be32(header + VB_QCOW2_AT_CLUSTER_BITS, layout->cluster_bits);
-	vb_store_be64(header + VB_QCOW2_AT_SIZE, layout->size_bytes);
-	vb_store_be32(header + VB_QCOW2_AT_L1_SIZE, (uint32_t)layout->l1_entry_count);
-	vb_store_be64(header + VB_QCOW2_AT_L1_OFFSET, layout->l1_offset_bytes);
-	vb_store_be64(header + VB_QCOW2_AT_REFTABLE_OFFSET, layout->reftable_offset_bytes);
-	vb_store_be32(header + VB_QCOW2_AT_REFTABLE_CLUSTERS, (uint32_t)layout->reftable_clusters);
-	vb_store_be32(header + VB_QCOW2_AT_REFCOUNT_ORDER, VB_QCOW2_REFCOUNT_ORDER_V2);
-	vb_store_be32(header + VB_QCOW2_AT_HEADER_LENGTH, VB_QCOW2_HEADER_BYTES_V3);
-
-	size_t at = VB_QCOW2_HEADER_BYTES_V3;
-
-	if (spec->backing_path) {
-		size_t name_at = vb_qcow2_linear_name_offset(spec);
-
-		at = put_extension(header, at, VB_QCOW2_EXTENSION_BACKING_FORMAT, spec->backing_format);
-		vb_store_be64(header + VB_QCOW2_AT_BACKING_OFFSET, name_at);
-		vb_store_be32(header + VB_QCOW2_AT_BACKING_SIZE, (uint32_t)strlen(spec->backing_path));
-		memcpy(header + name_at, spec->backing_path, strlen(spec->backing_path));
-	}
-	put_extension(header, at, VB_QCOW2_EXTENSION_END, NULL);
-}
-
 int vb_qcow2_linear_write_header(struct linear_writer *self, struct vb_error *error)
 {
-	size_t cluster_bytes = (size_t)1 << self->layout.cluster_bits;
-	uint8_t *header = calloc(1, cluster_bytes);
+	const struct vb_qcow2_layout *layout = &self->layout;
+	struct vb_qcow2_new_header header = {
+		.cluster_bits = layout->cluster_bits,
+		.size_bytes = layout->size_bytes,
+		.l1_entry_count = layout->l1_entry_count,
+		.l1_offset_bytes = layout->l1_offset_bytes,
+		.reftable_offset_bytes = layout->reftable_offset_bytes,
+		.reftable_clusters = layout->reftable_clusters,
+	};
 
-	if (!header)
-		return vb_fail(error, VB_ERROR_MEMORY, 0, self->base.file.path, -1, "No memory for the image's header");
-	fill_header(header, self);
-
-	int result = vb_pwrite_full(self->base.file.fd, self->base.file.path, header, cluster_bytes, 0, error);
-
-	free(header);
-	return result;
+	return vb_qcow2_new_header_write(&self->base, &header, error);
 }

@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "qcow2_new_header.h"
 #include "sys.h"
 
 #define VB_DEVICE_HEADER_BYTES 4096u   /* the largest logical block: holds the magic, and is written whole */
@@ -235,7 +236,7 @@ static int check_backing(const struct vb_destination_spec *spec, struct vb_error
 			       spec->backing_format, VB_QCOW2_BACKING_FORMAT_MAX);
 
 	size_t length = strlen(spec->backing_path);
-	size_t room = spec->cluster_size_bytes - vb_qcow2_linear_name_offset(spec);
+	size_t room = spec->cluster_size_bytes - vb_qcow2_new_header_name_offset(spec);
 
 	if (room > VB_QCOW2_BACKING_NAME_MAX)
 		room = VB_QCOW2_BACKING_NAME_MAX;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The linear qcow2 writer's state, shared by its two halves: qcow2_linear_writer.c moves data, qcow2_linear_metadata.c generates the
- * tables and the header at the end. Internal to the core.
+ * tables at the end. Internal to the core.
  */
 #ifndef VB_QCOW2_LINEAR_WRITER_H
 #define VB_QCOW2_LINEAR_WRITER_H
@@ -23,7 +23,5 @@ struct linear_writer {
 /* Everything but the header: L2 tables, L1, refcount blocks and their table. */
 int vb_qcow2_linear_write_metadata(struct linear_writer *self, struct vb_error *error);
 int vb_qcow2_linear_write_header(struct linear_writer *self, struct vb_error *error);
-/* Where the backing file's name starts in the header cluster. */
-size_t vb_qcow2_linear_name_offset(const struct vb_destination_spec *spec);
 
 #endif
