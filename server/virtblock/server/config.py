@@ -175,7 +175,9 @@ def _check_connections(config: Config, hypervisors: Set[str]) -> None:
     for uri in config.connection:
         hypervisor = hypervisor_of(uri)
         if hypervisor not in hypervisors or (hypervisor == "embedded" and uri != EMBEDDED_URI):
-            offered = ", ".join([EMBEDDED_URI, *(f"{name}[+transport]://…" for name in sorted(hypervisors - {"embedded"}))])
+            offered = ", ".join(
+                [EMBEDDED_URI, *(f"{name}[+transport]://…" for name in sorted(hypervisors - {"embedded"}))]
+            )
             raise ConfigInvalid(f"connection '{uri}' is refused: this server offers {offered}")
 
 
