@@ -191,7 +191,7 @@ def test_published_before_it_could_be_said(
 
     monkeypatch.setattr("virtblock.server.drivers.embedded.copy_job.CopyJob._announce_ready", dies)
     job_id = house.rebase(domain, destination)
-    copy_job = house.driver._copies.find(job_id)
+    copy_job = house.driver._running.find(job_id)
     assert copy_job is not None
     copy_job.ended.wait(20)
     monkeypatch.undo()

@@ -35,16 +35,18 @@ from virtblock.server.core.model import (
 from virtblock.server.drivers.embedded import destination as targets
 from virtblock.server.drivers.embedded import disks
 from virtblock.server.drivers.embedded.context import Context, OpenChain
-from virtblock.server.drivers.embedded.copies import Copies
 from virtblock.server.drivers.embedded.copy_job import CopyJob
-from virtblock.server.drivers.embedded.copy_spec import CopySpec, file_identity, is_same_file
+from virtblock.server.drivers.embedded.copy_spec import CopySpec
 from virtblock.server.drivers.embedded.definitions import Definitions
 from virtblock.server.drivers.embedded.destination import Destination
 from virtblock.server.drivers.embedded.disk_xml import DiskDefinition
 from virtblock.server.drivers.embedded.domain_xml import Definition
 from virtblock.server.drivers.embedded.engine_errors import vir_error
+from virtblock.server.drivers.embedded.engine_job import EngineJob
+from virtblock.server.drivers.embedded.file_identity import file_identity, is_same_file
 from virtblock.server.drivers.embedded.mirror_xml import source_index
 from virtblock.server.drivers.embedded.pivot import finish_pivot
+from virtblock.server.drivers.embedded.running_jobs import RunningJobs
 
 REBASE_FLAGS = int(sum(BlockRebaseFlags))
 COPY_FLAGS = int(sum(BlockCopyFlags)) & ~int(BlockCopyFlags.TARGET_ZEROED)
@@ -71,10 +73,10 @@ class CopyRequest:
 class BlockJobs:
     """The block-job calls of one connection."""
 
-    def __init__(self, context: Context, definitions: Definitions, copies: Copies) -> None:
+    def __init__(self, context: Context, definitions: Definitions, running: RunningJobs) -> None:
         self._context = context
         self._definitions = definitions
-        self._copies = copies
+        self._running = running
         self._reserving = threading.Lock()  # held while a destination is compared with those of other jobs, and begun
 
     def rebase(self, domain: Domain, disk: str, base: str | None, bandwidth: int, flags: int, origin: JobOrigin) -> str:
@@ -120,7 +122,7 @@ class BlockJobs:
         if flags & ~ABORT_FLAGS:
             raise unsupported_flags(flags, ABORT_FLAGS, "qemuDomainBlockJobAbort")
         definition, found = self._running_disk(domain, disk)
-        copy_job = self._find_copy(domain, found.target)
+        running = self._find_job(domain, found.target)
         name = f"copy-{found.target}-libvirt-{source_index(definition, found.target)}-format"
 
         def check(job: BlockJob | None) -> None:
@@ -129,27 +131,27 @@ class BlockJobs:
             if flags & BlockJobAbortFlags.PIVOT and job is not None and job.state is not JobState.READY:
                 raise report(ErrorNumber.BLOCK_COPY_ACTIVE, f"block job '{name}' not ready for pivot yet")
 
-        if copy_job is None:
+        if running is None:
             check(self._context.jobs.find_active(self._context.uri, domain.uuid, found.target))
             raise report(ErrorNumber.OPERATION_INVALID, f"No active block job '{name}'")
         if flags & BlockJobAbortFlags.PIVOT:
-            copy_job.request_pivot(check)
+            running.request_pivot(check)
         else:
-            copy_job.request_abort(check)
+            running.request_abort(check)
         if flags & BlockJobAbortFlags.ASYNC:
             return
-        copy_job.wait_for_end()
+        running.wait_for_end()
         if flags & BlockJobAbortFlags.PIVOT:
-            _require_pivoted(copy_job.job, name)
+            _require_pivoted(running.job, name)
 
     def info(self, domain: Domain, disk: str, flags: int) -> BlockJobInfo | None:
         """virDomainGetBlockJobInfo; None without a job."""
         if flags & ~INFO_FLAGS:
             raise unsupported_flags(flags, INFO_FLAGS, "qemuDomainGetBlockJobInfo")
         _, found = self._running_disk(domain, disk)
-        copy_job = self._find_copy(domain, found.target)
-        if copy_job is not None:
-            copy_job.publish_progress()
+        running = self._find_job(domain, found.target)
+        if running is not None:
+            running.publish_progress()
         job = self._context.jobs.find_active(self._context.uri, domain.uuid, found.target)
         if job is None:
             return None
@@ -168,21 +170,21 @@ class BlockJobs:
         active = self._context.jobs.find_active(self._context.uri, domain.uuid, found.target)
         job = checks.check_has_job(active, found.target)
         checks.check_speed_bandwidth(bytes_per_s)
-        copy_job = self._copies.find(job.job_id)
-        if copy_job is not None:
-            copy_job.set_bandwidth(bytes_per_s)
+        running = self._running.find(job.job_id)
+        if running is not None:
+            running.set_bandwidth(bytes_per_s)
 
     def pause(self, job_id: str) -> None:
         """Holds a copy; 55 when it is not copying."""
-        self._require_copy(job_id).pause()
+        self._require_job(job_id).pause()
 
     def resume(self, job_id: str) -> None:
         """Lets a held copy go on; 55 when it is not copying."""
-        self._require_copy(job_id).resume()
+        self._require_job(job_id).resume()
 
     def map(self, job_id: str, cell_count: int) -> bytes:
         """The engine's picture of a copy that has not ended; 55 for one that has."""
-        return self._require_copy(job_id).map(cell_count)
+        return self._require_job(job_id).map(cell_count)
 
     def _copy(self, domain: Domain, request: CopyRequest) -> str:
         """The common copy code. The letters are the steps of libvirt's order, as the tests name them."""
@@ -267,7 +269,7 @@ class BlockJobs:
             job = self._context.jobs.begin(job, Origin(origin.principal, origin.request_id, origin.request_digest))
             copy_job = CopyJob(self._context, job, spec, self._finish_pivot)
         try:
-            self._copies.add(copy_job)
+            self._running.add(copy_job)
         except VirError as error:
             copy_job.fail(error)
             raise
@@ -319,17 +321,17 @@ class BlockJobs:
         self._require_idle(definition, found)
         return no_support("virDomainBlockPull")
 
-    def _find_copy(self, domain: Domain, target: str) -> CopyJob | None:
+    def _find_job(self, domain: Domain, target: str) -> EngineJob | None:
         with self._context.locks.hold(domain.uuid):
             job = self._context.jobs.find_active(self._context.uri, domain.uuid, target)
-            return None if job is None else self._copies.find(job.job_id)
+            return None if job is None else self._running.find(job.job_id)
 
-    def _require_copy(self, job_id: str) -> CopyJob:
-        copy_job = self._copies.find(job_id)
-        if copy_job is None or copy_job.ended.is_set():
+    def _require_job(self, job_id: str) -> EngineJob:
+        running = self._running.find(job_id)
+        if running is None or running.ended.is_set():
             self._context.jobs.get(job_id)
             raise report(ErrorNumber.OPERATION_INVALID, f"block job '{job_id}' is not active")
-        return copy_job
+        return running
 
 
 def _granule_bytes(granularity_bytes: int) -> int:

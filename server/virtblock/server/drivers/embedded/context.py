@@ -3,7 +3,7 @@
 
 Owns: one lock per domain, and the two doors to the engine that tests replace. Invariants: a domain's lock is held for
 short sections only (reading and changing its definition, reserving its disks for a job), never while data moves;
-whoever also needs a copy's own lock takes it after the domain's.
+whoever also needs a job's own lock takes it after the domain's.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class OpenChain(Protocol):
     def close(self) -> None: ...
 
 
-class CopyFigures(Protocol):
-    """How far a copy is (`engine.CopyProgress`)."""
+class WorkFigures(Protocol):
+    """How far the work is (`engine.CopyProgress`)."""
 
     @property
     def size_bytes(self) -> int: ...
@@ -52,15 +52,15 @@ class CopyFigures(Protocol):
     def zero_bytes(self) -> int: ...
 
 
-class OpenCopy(Protocol):
-    """A copy that is ready to run (`engine.Copy`)."""
+class EngineWork(Protocol):
+    """What a job runs: ready to run, then running (`engine.Copy`)."""
 
     def run(self) -> None: ...
     def cancel(self) -> None: ...
     def pause(self) -> None: ...
     def resume(self) -> None: ...
     def set_bandwidth(self, bytes_per_s: int) -> None: ...
-    def progress(self) -> CopyFigures: ...
+    def progress(self) -> WorkFigures: ...
     def map(self, cell_count: int) -> bytes: ...
     def close(self) -> None: ...
 
@@ -70,7 +70,7 @@ class EngineDoors:
     """How jobs reach the engine."""
 
     open_chain: Callable[..., OpenChain] = engine.Chain
-    open_copy: Callable[..., OpenCopy] = engine.Copy
+    open_copy: Callable[..., EngineWork] = engine.Copy
 
 
 class _DomainLock:

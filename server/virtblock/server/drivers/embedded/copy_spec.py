@@ -1,15 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a copy job must know to begin, and to be taken up again by another process.
 
-Owns: the form of `BlockJob.details`. Invariants: JSON values only; what is read back equals what was written; files
-are known by device, inode, size and time of last change, not by name alone.
+Owns: the form of `BlockJob.details`. Invariants: JSON values only; what is read back equals what was written.
 """
 
 from __future__ import annotations
 
-import os
-import stat
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -56,12 +52,12 @@ class CopySpec:
         return {
             "layers": [list(layer) for layer in self.layers],
             "is_terminated": self.is_terminated,
-            "destination": _image_to_json(self.destination),
+            "destination": image_to_json(self.destination),
             "mode": self.mode,
             "is_reused": self.is_reused,
             "overlay_base": list(self.overlay_base) if self.overlay_base else None,
-            "shown_backing": None if self.shown_backing is None else [_image_to_json(i) for i in self.shown_backing],
-            "given_backing": [_image_to_json(image) for image in self.given_backing],
+            "shown_backing": None if self.shown_backing is None else [image_to_json(i) for i in self.shown_backing],
+            "given_backing": [image_to_json(image) for image in self.given_backing],
             "granule_bytes": self.granule_bytes,
         }
 
@@ -74,42 +70,21 @@ def spec_of(job: BlockJob) -> CopySpec:
     return CopySpec(
         layers=tuple((path, image_format) for path, image_format in details["layers"]),
         is_terminated=details["is_terminated"],
-        destination=_image_from_json(details["destination"]),
+        destination=image_from_json(details["destination"]),
         mode=mode,
         is_reused=details["is_reused"],
         overlay_base=(base[0], base[1]) if base else None,
-        shown_backing=None if shown is None else tuple(_image_from_json(image) for image in shown),
-        given_backing=tuple(_image_from_json(image) for image in details["given_backing"]),
+        shown_backing=None if shown is None else tuple(image_from_json(image) for image in shown),
+        given_backing=tuple(image_from_json(image) for image in details["given_backing"]),
         granule_bytes=details["granule_bytes"],
     )
 
 
-def file_identity(path: str) -> dict[str, int] | None:
-    """What tells one state of a file from another; None when it cannot be looked at."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    if stat.S_ISBLK(status.st_mode):
-        return {"device": status.st_rdev, "inode": 0, "size_bytes": 0, "changed_ns": 0}
-    return {
-        "device": status.st_dev,
-        "inode": status.st_ino,
-        "size_bytes": status.st_size,
-        "changed_ns": status.st_mtime_ns,
-    }
-
-
-def is_same_file(one: Mapping[str, int] | None, other: Mapping[str, int] | None) -> bool:
-    """Whether both name the same file, whatever is in it."""
-    if one is None or other is None:
-        return False
-    return (one["device"], one["inode"]) == (other["device"], other["inode"])
-
-
-def _image_to_json(image: ImageSource) -> list[str | None]:
+def image_to_json(image: ImageSource) -> list[str | None]:
+    """An image as JSON values."""
     return [image.type, image.path, image.format]
 
 
-def _image_from_json(value: list[Any]) -> ImageSource:
+def image_from_json(value: list[Any]) -> ImageSource:
+    """What `image_to_json` once made of it."""
     return ImageSource(value[0], value[1], value[2])

@@ -24,11 +24,11 @@ from virtblock.server.core.model import BlockInfo, BlockJobInfo, Disk, Domain, T
 from virtblock.server.core.store import Store
 from virtblock.server.drivers.embedded import block_jobs, capabilities, definitions, disks, guards, images, snapshots
 from virtblock.server.drivers.embedded.context import Context, EngineDoors
-from virtblock.server.drivers.embedded.copies import Copies
 from virtblock.server.drivers.embedded.copy_spec import spec_of
 from virtblock.server.drivers.embedded.domain_xml import Definition
 from virtblock.server.drivers.embedded.mirror_xml import Mirror, live_xml
 from virtblock.server.drivers.embedded.recovery import Recovery
+from virtblock.server.drivers.embedded.running_jobs import RunningJobs
 
 XML_FLAGS = int(sum(DomainXmlFlags))
 CREATE_FLAGS = 0x3F
@@ -93,19 +93,19 @@ class EmbeddedDriver:
         self.uri = uri
         self._context = Context(uri, store, jobs, events, policy, strict_libvirt, doors or EngineDoors())
         self._definitions = definitions.Definitions(self._context)
-        self._copies = Copies()
-        self._block_jobs = block_jobs.BlockJobs(self._context, self._definitions, self._copies)
+        self._running = RunningJobs()
+        self._block_jobs = block_jobs.BlockJobs(self._context, self._definitions, self._running)
         self._disk_changes = images.DiskChanges(self._context, self._definitions)
         self._snapshots = snapshots.Snapshots(self._context, self._definitions)
 
     def open(self) -> None:
         """Takes up the jobs that had not ended when the server stopped."""
-        Recovery(self._context, self._definitions, self._copies).run()
-        self._copies.open()
+        Recovery(self._context, self._definitions, self._running).run()
+        self._running.open()
 
     def close(self) -> None:
         """Parks the copies: they begin again, or are READY again, at the next start."""
-        self._copies.close()
+        self._running.close()
 
     def engine_features(self) -> Sequence[str]:
         """What the engine reads and writes."""

@@ -24,9 +24,9 @@ def finish_pivot(context: Context, definitions: Definitions, copy_job: CopyJob) 
         definition = definitions.load(copy_job.domain)
         pivoted = pivoted_definition(definition, copy_job.target, copy_job.source_path, copy_job.spec)
         if pivoted is None:
-            copy_job.complete_pivot(None, NOT_REWRITTEN_REASON)
+            copy_job.complete(None, NOT_REWRITTEN_REASON)
         else:
-            copy_job.complete_pivot(pivoted.xml, "")
+            copy_job.complete(pivoted.xml)
 
 
 def pivoted_definition(definition: Definition, target: str, source_path: str, spec: CopySpec) -> Definition | None:

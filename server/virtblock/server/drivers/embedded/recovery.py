@@ -19,17 +19,12 @@ from virtblock.server.core.errors import ErrorNumber, VirError, report
 from virtblock.server.core.jobs import job_error
 from virtblock.server.core.model import BlockJob, BlockJobStatus, Domain, JobState
 from virtblock.server.drivers.embedded.context import Context
-from virtblock.server.drivers.embedded.copies import Copies
 from virtblock.server.drivers.embedded.copy_job import CopyJob
-from virtblock.server.drivers.embedded.copy_spec import (
-    PARTIAL_SUFFIX,
-    CopySpec,
-    file_identity,
-    is_same_file,
-    spec_of,
-)
+from virtblock.server.drivers.embedded.copy_spec import PARTIAL_SUFFIX, CopySpec, spec_of
 from virtblock.server.drivers.embedded.definitions import Definitions
+from virtblock.server.drivers.embedded.file_identity import file_identity, is_same_file
 from virtblock.server.drivers.embedded.pivot import finish_pivot
+from virtblock.server.drivers.embedded.running_jobs import RunningJobs
 
 logger = logging.getLogger(__name__)
 
@@ -37,10 +32,10 @@ logger = logging.getLogger(__name__)
 class Recovery:
     """Recovers the jobs of one connection."""
 
-    def __init__(self, context: Context, definitions: Definitions, copies: Copies) -> None:
+    def __init__(self, context: Context, definitions: Definitions, running: RunningJobs) -> None:
         self._context = context
         self._definitions = definitions
-        self._copies = copies
+        self._running = running
         self._by_state: dict[JobState, Callable[[BlockJob, CopySpec], None]] = {
             JobState.NEW: self._fail_new,
             JobState.RUNNING: self._restart,
@@ -86,14 +81,14 @@ class Recovery:
             except VirError as error:
                 copy_job.fail(error, status=BlockJobStatus.FAILED)
                 return
-        self._copies.add(copy_job)
+        self._running.add(copy_job)
 
     def _resume_ready(self, job: BlockJob, spec: CopySpec) -> None:
         _require_unchanged_destination(job, spec)
         _require_unchanged_sources(job)
         copy_job = self._copy_job(job, spec)
         copy_job.resume_ready()
-        self._copies.add(copy_job)
+        self._running.add(copy_job)
 
     def _cancel(self, job: BlockJob, spec: CopySpec) -> None:
         _discard_partial(job, spec)
