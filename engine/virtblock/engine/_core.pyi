@@ -214,6 +214,87 @@ class Copy:
     def __exit__(self, *_: object) -> None: ...
 
 @final
+class Merge:
+    """One pull or commit: data of some layers of a chain moves into another layer of it, in place.
+
+    At every moment the image that is written is a good image and the disk reads the same; before `run` nothing is
+    changed. The written image gets the writer lock (and is refused, `locked`, while anybody uses it), and so does the
+    image whose backing reference changes; all others get the reader lock. Run again after a crash, a merge completes.
+    Rules: core/merge.h.
+    """
+
+    @staticmethod
+    def pull(
+        layers: Sequence[tuple[str, ImageFormat]],
+        policy: PathPolicy,
+        *,
+        terminated: bool = False,
+        base_index: int | None = None,
+        backing_path: str | None = None,
+        bandwidth_bytes_per_s: int = 0,
+        granule_bytes: int = 0,
+        lane_count: int = 0,
+        durable: bool = True,
+    ) -> Merge:
+        """What lies between `layers[0]` and `layers[base_index]` (None: everything below) moves into `layers[0]`.
+
+        Last, its backing reference becomes `layers[base_index]`, recorded as `backing_path` (default: its absolute
+        path) with its format, or none. Indexes count in the opened chain. EngineError `invalid`: an index, or a
+        `backing_path` that leads to another file or does not fit the header; `unsupported`: internal snapshots in
+        `layers[0]`, which a pull would cut off from what they read.
+        """
+
+    @staticmethod
+    def commit(
+        layers: Sequence[tuple[str, ImageFormat]],
+        policy: PathPolicy,
+        *,
+        terminated: bool = False,
+        top_index: int,
+        base_index: int,
+        backing_path: str | None = None,
+        bandwidth_bytes_per_s: int = 0,
+        granule_bytes: int = 0,
+        lane_count: int = 0,
+        durable: bool = True,
+    ) -> Merge:
+        """`layers[top_index:base_index]` move into `layers[base_index]`, which first grows to the top's size.
+
+        With `top_index` > 0 the image above the top then gets `layers[base_index]` as its backing file, recorded as
+        `backing_path` (default: its absolute path). With 0 `run` returns when every byte is in the base and durable;
+        what uses the base next is the caller's business. The base's persistent bitmaps become invalid. EngineError
+        `size`: the base is a block device that is too small; else as for `pull`.
+        """
+
+    @property
+    def layers(self) -> tuple[ImageInfo, ...]:
+        """What the images said when they were opened."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Virtual size of the written image when the merge is done."""
+
+    def run(self) -> None:
+        """Returns when everything is moved and durable, and the backing reference changed; may be called once.
+
+        EngineError otherwise; kind `cancelled` after `cancel`: then what was moved stays moved.
+        """
+
+    def cancel(self) -> None: ...
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+    def set_bandwidth(self, bytes_per_s: int) -> None: ...
+    def progress(self) -> CopyProgress: ...
+    def map(self, cell_count: int) -> bytes:
+        """One CELL_* value per cell, the disk cut into cells of equal width; what does not move counts as zero."""
+
+    def close(self) -> None:
+        """Drops the locks. EngineError `invalid` while `run` has not returned."""
+
+    def __enter__(self) -> Merge: ...
+    def __exit__(self, *_: object) -> None: ...
+
+@final
 class CancelFlag:
     """Ends a `compare` that runs in another thread; once set, it stays set."""
 

@@ -47,6 +47,7 @@ _CLUSTER_DEFAULT_BYTES = 64 * 1024
 _GRANULE_MIN_BYTES = 4096
 _GRANULE_MAX_BYTES = 64 * 1024 * 1024
 _LANE_COUNT_MAX = 64
+_LAYER_INDEX_MAX = 65535
 _CELL_COUNT_MAX = 1024 * 1024
 _RAW_UNIT_BYTES = 4096
 _INCOMPATIBLE_DIRTY = 1
@@ -233,6 +234,36 @@ cdef ImageInfo _image_info(const vb_layer *layer):
     return info
 
 
+cdef tuple _image_infos(const vb_chain *chain):
+    return tuple([_image_info(vb_chain_layer(chain, i)) for i in range(vb_chain_depth(chain))])
+
+
+@cython.final
+cdef class _LayerSpecs:
+    """Checked `vb_layer_spec`s with the strings that they point to."""
+
+    cdef vb_layer_spec *specs
+    cdef size_t count
+    cdef list _encoded_paths
+
+    def __cinit__(self, layers):
+        checked = [(_encoded(path), _format_number(format)) for path, format in layers]
+        if not checked:
+            raise _invalid("A chain needs at least one image")
+        self._encoded_paths = [path for path, _ in checked]
+        self.count = len(checked)
+        self.specs = <vb_layer_spec *>calloc(self.count, sizeof(vb_layer_spec))
+        if self.specs is NULL:
+            raise MemoryError
+        cdef size_t i
+        for i in range(self.count):
+            self.specs[i].path = PyBytes_AS_STRING(checked[i][0])
+            self.specs[i].format = <vb_format><int>checked[i][1]
+
+    def __dealloc__(self):
+        free(self.specs)
+
+
 cdef int _probe(const vb_policy *policy, const char *path, vb_error *error) noexcept nogil:
     """The format's number; 0 when it failed."""
     cdef vb_file file
@@ -327,31 +358,17 @@ cdef class Chain:
     cdef readonly uint64_t size_bytes
 
     def __cinit__(self, layers, PathPolicy policy not None, *, bint terminated=False, bint lock=True):
-        encoded = [(_encoded(path), _format_number(format)) for path, format in layers]
-        if not encoded:
-            raise _invalid("A chain needs at least one image")
-        cdef size_t count = len(encoded)
-        cdef vb_layer_spec *specs = <vb_layer_spec *>calloc(count, sizeof(vb_layer_spec))
-        if specs is NULL:
-            raise MemoryError
-        cdef size_t i
-        for i in range(count):
-            specs[i].path = PyBytes_AS_STRING(encoded[i][0])
-            specs[i].format = <vb_format><int>encoded[i][1]
+        cdef _LayerSpecs wanted = _LayerSpecs(layers)
         cdef vb_lock_role role = VB_LOCK_READER if lock else VB_LOCK_NONE
         cdef vb_error error
         memset(&error, 0, sizeof(error))
         with nogil:
-            self._chain = vb_chain_open(policy._policy, specs, count, terminated, role, &error)
-        free(specs)
+            self._chain = vb_chain_open(policy._policy, wanted.specs, wanted.count, terminated, role, &error)
         if self._chain is NULL:
             raise _failure(&error)
         self._policy = policy
         self.size_bytes = vb_chain_size_bytes(self._chain)
-        infos = []
-        for i in range(vb_chain_depth(self._chain)):
-            infos.append(_image_info(vb_chain_layer(self._chain, i)))
-        self.layers = tuple(infos)
+        self.layers = _image_infos(self._chain)
 
     def __dealloc__(self):
         self._free()
@@ -529,4 +546,5 @@ def resize_image(path, format, size_bytes, PathPolicy policy not None):
 
 
 include "_core_copy.pxi"
+include "_core_merge.pxi"
 include "_core_bitmap.pxi"

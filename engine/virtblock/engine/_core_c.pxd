@@ -123,6 +123,11 @@ cdef extern from "plan.h" nogil:
         VB_PLAN_FULL
         VB_PLAN_TOP
 
+    struct vb_merge_span:
+        c_bool is_commit
+        size_t top_index
+        size_t base_index
+
     struct vb_plan:
         size_t extent_count
         vb_extent *extents
@@ -250,3 +255,27 @@ cdef extern from "copy.h" nogil:
         const c_bool *cancelled,
         vb_error *error,
     ) noexcept
+
+
+cdef extern from "merge.h" nogil:
+    struct vb_merge_request:
+        vb_merge_span span
+        const char *backing_path
+        c_bool durable
+
+    struct vb_merge:
+        pass
+
+    vb_merge *vb_merge_open(
+        const vb_policy *policy,
+        const vb_layer_spec *specs,
+        size_t spec_count,
+        c_bool terminated,
+        const vb_merge_request *request,
+        const vb_copy_options *options,
+        vb_error *error,
+    ) noexcept
+    int vb_merge_run(vb_merge *merge, vb_error *error) noexcept
+    vb_copy *vb_merge_copy(vb_merge *merge) noexcept
+    const vb_chain *vb_merge_chain(const vb_merge *merge) noexcept
+    void vb_merge_close(vb_merge *merge) noexcept

@@ -16,14 +16,16 @@
 struct vb_chain {
 	size_t depth;
 	struct vb_layer *layers[VB_CHAIN_DEPTH_MAX];
+	char *names[VB_CHAIN_DEPTH_MAX];   /* by which each was opened */
 };
 
 /* What one vb_chain_open works on. */
 struct opening {
 	const struct vb_policy *policy;
 	enum vb_lock_role role;
+	const size_t *written;       /* indexes of layers that get the writer's lock instead */
+	size_t written_count;
 	struct vb_chain *chain;
-	char *name;                  /* by which the lowest layer was opened */
 	struct vb_error *error;
 };
 
@@ -45,11 +47,10 @@ static int refuse_backing(const struct opening *opening, const struct vb_error *
 		       "%s (backing file of \"%s\")", cause->message, lowest_path(opening));
 }
 
-/* The file that a name in the lowest layer leads to, malloc'd. */
-static char *backing_name(const struct opening *opening)
+/* The file that a name recorded in layer `index` leads to, malloc'd. */
+static char *resolve_recorded(const struct vb_chain *chain, size_t index, const char *recorded, struct vb_error *error)
 {
-	const struct vb_layer *above = opening->chain->layers[opening->chain->depth - 1];
-	const char *recorded = above->info.backing_path;
+	const char *holder = chain->layers[index]->file.path, *opened = chain->names[index];
 	const char *slash;
 	size_t folder_length, name_length;
 	char *name;
@@ -57,19 +58,19 @@ static char *backing_name(const struct opening *opening)
 	if (strncmp(recorded, "file:", 5) == 0)
 		recorded += 5;
 	if (recorded[strcspn(recorded, ":/")] == ':') {
-		vb_fail(opening->error, VB_ERROR_DENIED, EACCES, above->file.path, -1,
-			"The backing file \"%s\" is named by a protocol; only files are opened", recorded);
+		vb_fail(error, VB_ERROR_DENIED, EACCES, holder, -1, "The backing file \"%s\" is named by a protocol; only files are opened",
+			recorded);
 		return NULL;
 	}
-	slash = strrchr(opening->name, '/');
-	folder_length = recorded[0] == '/' || slash == NULL ? 0 : (size_t)(slash - opening->name) + 1;
+	slash = strrchr(opened, '/');
+	folder_length = recorded[0] == '/' || slash == NULL ? 0 : (size_t)(slash - opened) + 1;
 	name_length = strlen(recorded);
 	name = malloc(folder_length + name_length + 1);
 	if (name == NULL) {
-		vb_fail(opening->error, VB_ERROR_MEMORY, ENOMEM, above->file.path, -1, "Out of memory for a backing file's name");
+		vb_fail(error, VB_ERROR_MEMORY, ENOMEM, holder, -1, "Out of memory for a backing file's name");
 		return NULL;
 	}
-	memcpy(name, opening->name, folder_length);
+	memcpy(name, opened, folder_length);
 	memcpy(name + folder_length, recorded, name_length + 1);
 	return name;
 }
@@ -89,6 +90,14 @@ static int check_new(const struct opening *opening, const struct vb_file *file)
 	return 0;
 }
 
+static enum vb_lock_role role_of_next(const struct opening *opening)
+{
+	for (size_t i = 0; i < opening->written_count; i++)
+		if (opening->written[i] == opening->chain->depth)
+			return VB_LOCK_WRITER;
+	return opening->role;
+}
+
 /* Adds the file as the lowest layer. Takes `file` and `name` over, also on failure. */
 static int add_layer(struct opening *opening, struct vb_file *file, char *name, enum vb_format format)
 {
@@ -101,7 +110,7 @@ static int add_layer(struct opening *opening, struct vb_file *file, char *name, 
 		free(name);
 		return -1;
 	}
-	if (vb_lock_image(file, opening->role, &cause) < 0)
+	if (vb_lock_image(file, role_of_next(opening), &cause) < 0)
 		vb_file_close(file);
 	else
 		layer = vb_layer_open(file, format, &cause);
@@ -112,8 +121,7 @@ static int add_layer(struct opening *opening, struct vb_file *file, char *name, 
 		*opening->error = cause;
 		return -1;
 	}
-	free(opening->name);
-	opening->name = name;
+	chain->names[chain->depth] = name;
 	chain->layers[chain->depth++] = layer;
 	return 0;
 }
@@ -123,7 +131,9 @@ static int open_backing(const struct opening *opening, struct vb_file *file, cha
 {
 	struct vb_error cause = { 0 };
 
-	*name = backing_name(opening);
+	size_t above = opening->chain->depth - 1;
+
+	*name = resolve_recorded(opening->chain, above, opening->chain->layers[above]->info.backing_path, opening->error);
 	if (*name == NULL)
 		return -1;
 	if (vb_policy_open(opening->policy, *name, O_RDONLY, 0, file, &cause) < 0) {
@@ -224,37 +234,75 @@ static int open_all(struct opening *opening, const struct vb_layer_spec *specs, 
 	return terminated ? 0 : follow(opening);
 }
 
+static struct vb_chain *open_chain(struct opening *opening, const struct vb_layer_spec *specs, size_t spec_count, bool terminated)
+{
+	if (spec_count == 0) {
+		vb_fail(opening->error, VB_ERROR_INVALID, EINVAL, NULL, -1, "A chain needs its top image");
+		return NULL;
+	}
+	opening->chain = calloc(1, sizeof(*opening->chain));
+	if (opening->chain == NULL) {
+		vb_fail(opening->error, VB_ERROR_MEMORY, ENOMEM, specs[0].path, -1, "Out of memory for a chain");
+		return NULL;
+	}
+	if (open_all(opening, specs, spec_count, terminated) == 0)
+		return opening->chain;
+	vb_chain_close(opening->chain);
+	return NULL;
+}
+
 struct vb_chain *vb_chain_open(const struct vb_policy *policy, const struct vb_layer_spec *specs, size_t spec_count,
 			       bool terminated, enum vb_lock_role role, struct vb_error *error)
 {
 	struct vb_error unused;
 	struct opening opening = { .policy = policy, .role = role, .error = error != NULL ? error : &unused };
+
+	return open_chain(&opening, specs, spec_count, terminated);
+}
+
+struct vb_chain *vb_chain_open_to_merge(const struct vb_policy *policy, const struct vb_layer_spec *specs, size_t spec_count,
+					bool terminated, const size_t *written, size_t written_count, struct vb_error *error)
+{
+	struct opening opening = { .policy = policy,
+				   .role = VB_LOCK_READER,
+				   .written = written,
+				   .written_count = written_count,
+				   .error = error };
+
+	return open_chain(&opening, specs, spec_count, terminated);
+}
+
+int vb_chain_check_name(const struct vb_policy *policy, const struct vb_chain *chain, size_t index, const char *recorded,
+			size_t below_index, struct vb_error *error)
+{
+	const struct vb_file *below = &chain->layers[below_index]->file;
+	char *name = resolve_recorded(chain, index, recorded, error);
+	struct vb_file named;
+	bool is_same;
 	int result;
 
-	if (spec_count == 0) {
-		vb_fail(error, VB_ERROR_INVALID, EINVAL, NULL, -1, "A chain needs its top image");
-		return NULL;
-	}
-	opening.chain = calloc(1, sizeof(*opening.chain));
-	if (opening.chain == NULL) {
-		vb_fail(error, VB_ERROR_MEMORY, ENOMEM, specs[0].path, -1, "Out of memory for a chain");
-		return NULL;
-	}
-	result = open_all(&opening, specs, spec_count, terminated);
-	free(opening.name);
-	if (result < 0) {
-		vb_chain_close(opening.chain);
-		return NULL;
-	}
-	return opening.chain;
+	if (name == NULL)
+		return -1;
+	result = vb_policy_open(policy, name, O_RDONLY, 0, &named, error);
+	free(name);
+	if (result < 0)
+		return -1;
+	is_same = named.device == below->device && named.inode == below->inode;
+	vb_file_close(&named);
+	if (is_same)
+		return 0;
+	return vb_fail(error, VB_ERROR_INVALID, EINVAL, chain->layers[index]->file.path, -1,
+		       "Recorded in this image, the name \"%s\" would lead to another file than \"%s\"", recorded, below->path);
 }
 
 void vb_chain_close(struct vb_chain *chain)
 {
 	if (chain == NULL)
 		return;
-	for (size_t i = 0; i < chain->depth; i++)
+	for (size_t i = 0; i < chain->depth; i++) {
 		vb_layer_close(chain->layers[i]);
+		free(chain->names[i]);
+	}
 	free(chain);
 }
 

@@ -53,12 +53,10 @@ static uint32_t choose_granule(const struct vb_copy_options *options, uint64_t s
 	return granule_bytes < unit_bytes ? unit_bytes : granule_bytes;
 }
 
-struct vb_copy *vb_copy_new(const struct vb_chain *source, struct vb_writer *destination, const struct vb_copy_options *options,
-			    struct vb_error *error)
+struct vb_copy *vb_copy_new_with(const struct vb_chain *source, struct vb_writer *destination, uint64_t size_bytes,
+				 const struct vb_copy_options *options, const struct vb_copy_steps *steps, void *owner,
+				 struct vb_error *error)
 {
-	if (check_sizes(source, destination, error))
-		return NULL;
-
 	struct vb_copy *copy = calloc(1, sizeof(*copy));
 
 	if (!copy) {
@@ -67,13 +65,16 @@ struct vb_copy *vb_copy_new(const struct vb_chain *source, struct vb_writer *des
 	}
 	copy->source = source;
 	copy->destination = destination;
+	copy->steps = steps;
+	copy->owner = owner;
+	copy->size_bytes = size_bytes;
 	copy->options = *options;
-	copy->options.granule_bytes = choose_granule(options, vb_chain_size_bytes(source), destination->unit_bytes);
+	copy->options.granule_bytes = choose_granule(options, size_bytes, destination->unit_bytes);
 	pthread_mutex_init(&copy->error_mutex, NULL);
 	atomic_init(&copy->phase, VB_COPY_NEW);
 	atomic_init(&copy->failed_bytes, UINT64_MAX);
 	copy->throttle = vb_throttle_new(options->bandwidth_bytes_per_s, error);
-	copy->bitmap = vb_bitmap_new(vb_chain_size_bytes(source), copy->options.granule_bytes, error);
+	copy->bitmap = vb_bitmap_new(size_bytes, copy->options.granule_bytes, error);
 	if (copy->throttle && copy->bitmap && vb_copy_check_reflink(copy, error) == 0)
 		return copy;
 	vb_copy_free(copy);
@@ -175,16 +176,38 @@ static int fail_if_cancelled(const struct vb_copy *copy, struct vb_error *error)
 	return vb_fail(error, VB_ERROR_CANCELLED, 0, NULL, -1, "The copy was cancelled");
 }
 
+static struct vb_plan *plan_copy(const struct vb_copy *copy, struct vb_error *error)
+{
+	return vb_plan_make(copy->source, copy->options.mode, copy->destination->unit_bytes, &copy->cancelled, error);
+}
+
+static int prepare_copy(const struct vb_copy *copy, struct vb_error *error)
+{
+	if (check_space(copy, error))
+		return -1;
+	return copy->destination->ops->prepare(copy->destination, copy->plan, error);
+}
+
+static int publish_copy(const struct vb_copy *copy, struct vb_error *error)
+{
+	return copy->destination->ops->publish(copy->destination, error);
+}
+
+static const struct vb_copy_steps copy_steps = {.plan = plan_copy, .prepare = prepare_copy, .publish = publish_copy};
+
+struct vb_copy *vb_copy_new(const struct vb_chain *source, struct vb_writer *destination, const struct vb_copy_options *options,
+			    struct vb_error *error)
+{
+	if (check_sizes(source, destination, error))
+		return NULL;
+	return vb_copy_new_with(source, destination, vb_chain_size_bytes(source), options, &copy_steps, NULL, error);
+}
+
 static int plan(struct vb_copy *copy, struct vb_error *error)
 {
-	struct vb_writer *destination = copy->destination;
-
 	atomic_store(&copy->phase, VB_COPY_PLANNING);
-	copy->plan = vb_plan_make(copy->source, copy->options.mode, destination->unit_bytes, &copy->cancelled, error);
-	if (!copy->plan)
-		return -1;
-	if (check_space(copy, error) || fail_if_cancelled(copy, error) ||
-	    destination->ops->prepare(destination, copy->plan, error))
+	copy->plan = copy->steps->plan(copy, error);
+	if (!copy->plan || fail_if_cancelled(copy, error) || copy->steps->prepare(copy, error))
 		return -1;
 	copy->chunk_bytes = choose_chunk(copy);
 	make_dirty_set(copy);
@@ -216,7 +239,7 @@ static int move(struct vb_copy *copy, struct vb_error *error)
 static int publish(struct vb_copy *copy, struct vb_error *error)
 {
 	atomic_store(&copy->phase, VB_COPY_FLUSHING);
-	return copy->destination->ops->publish(copy->destination, error);
+	return copy->steps->publish(copy, error);
 }
 
 int vb_copy_run(struct vb_copy *copy, struct vb_error *error)

@@ -13,7 +13,7 @@ void vb_copy_progress(const struct vb_copy *copy, struct vb_copy_progress *progr
 	memset(progress, 0, sizeof(*progress));
 	progress->phase = (enum vb_copy_phase)atomic_load(&copy->phase);
 	progress->paused = vb_throttle_is_paused(copy->throttle);
-	progress->size_bytes = vb_chain_size_bytes(copy->source);
+	progress->size_bytes = copy->size_bytes;
 	progress->read_bytes = atomic_load_explicit(&copy->read_bytes, memory_order_relaxed);
 	progress->written_bytes = atomic_load_explicit(&copy->written_bytes, memory_order_relaxed);
 	progress->shared_bytes = atomic_load_explicit(&copy->shared_bytes, memory_order_relaxed);

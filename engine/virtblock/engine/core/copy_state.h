@@ -17,9 +17,24 @@
 
 #define VB_LANE_COUNT_MAX 4u
 
+struct vb_copy;
+
+/* What a copy and a merge do each in their own way. */
+struct vb_copy_steps {
+	/* What is to be moved. */
+	struct vb_plan *(*plan)(const struct vb_copy *copy, struct vb_error *error);
+	/* Makes the destination ready for the first write. */
+	int (*prepare)(const struct vb_copy *copy, struct vb_error *error);
+	/* All is moved: makes it durable, and makes it count. */
+	int (*publish)(const struct vb_copy *copy, struct vb_error *error);
+};
+
 struct vb_copy {
 	const struct vb_chain *source;
 	struct vb_writer *destination;
+	const struct vb_copy_steps *steps;
+	void *owner;                /* of the steps; NULL for a copy */
+	uint64_t size_bytes;        /* virtual size of what is written */
 	struct vb_copy_options options;
 	struct vb_throttle *throttle;
 	struct vb_plan *plan;
@@ -47,6 +62,10 @@ struct vb_copy {
 	struct vb_error error;
 };
 
+/* A vb_copy that takes other steps. */
+struct vb_copy *vb_copy_new_with(const struct vb_chain *source, struct vb_writer *destination, uint64_t size_bytes,
+				 const struct vb_copy_options *options, const struct vb_copy_steps *steps, void *owner,
+				 struct vb_error *error);
 uint64_t vb_copy_now_ns(void);
 bool vb_copy_is_cancelled(const struct vb_copy *copy);
 

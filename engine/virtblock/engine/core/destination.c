@@ -97,16 +97,51 @@ static int open_guarded(const struct vb_policy *policy, const char *path, const 
 	return -1;
 }
 
+static struct vb_writer *open_existing_writer(struct vb_file *file, const struct vb_destination_spec *spec,
+					      enum vb_existing_role role, struct vb_error *error)
+{
+	if (spec->format == VB_FORMAT_RAW)
+		return vb_raw_writer_existing(file, spec, role, error);
+	return vb_qcow2_inplace_writer_open(file, spec, role, error);
+}
+
 static struct vb_writer *open_reused(const struct vb_policy *policy, const struct vb_destination_spec *spec,
 				     enum vb_existing_role role, const struct vb_chain *source, struct vb_error *error)
 {
 	struct vb_file file;
 
-	if (open_guarded(policy, spec->path, source, &file, error))
+	return open_guarded(policy, spec->path, source, &file, error) ? NULL : open_existing_writer(&file, spec, role, error);
+}
+
+int vb_image_reopen(const struct vb_policy *policy, const struct vb_layer *layer, struct vb_file *file, struct vb_error *error)
+{
+	const struct vb_file *known = vb_layer_file(layer);
+
+	if (open_existing(policy, known->path, file, error))
+		return -1;
+	if (file->device == known->device && file->inode == known->inode)
+		return 0;
+	vb_fail(error, VB_ERROR_DENIED, EACCES, known->path, -1, "The image was replaced by another file while it was opened");
+	vb_file_close(file);
+	return -1;
+}
+
+struct vb_writer *vb_image_open_merged(const struct vb_policy *policy, const struct vb_layer *layer, enum vb_existing_role role,
+				       bool durable, struct vb_error *error)
+{
+	struct vb_file file;
+
+	if (vb_image_reopen(policy, layer, &file, error))
 		return NULL;
-	if (spec->format == VB_FORMAT_RAW)
-		return vb_raw_writer_existing(&file, spec, role, error);
-	return vb_qcow2_inplace_writer_open(&file, spec, role, error);
+
+	struct vb_destination_spec spec = {
+		.path = vb_layer_file(layer)->path,
+		.format = vb_layer_info(layer)->format,
+		.reuse = true,
+		.durable = durable,
+	};
+
+	return open_existing_writer(&file, &spec, role, error);
 }
 
 /* What cannot be opened to look is none: opening it as a destination will tell why. */

@@ -15,7 +15,8 @@
 /* Who uses an existing image, and so which mark it carries while it is being changed. */
 enum vb_existing_role {
 	VB_EXISTING_DESTINATION = 1,   /* a copy fills it: marked unfinished until publish() */
-	VB_EXISTING_IMAGE = 2          /* a tool changes it: it stays a good image all the time, a crash leaks clusters at most */
+	VB_EXISTING_IMAGE = 2,         /* a tool or a commit changes it: it stays a good image all the time, a crash leaks clusters at most */
+	VB_EXISTING_PULLED = 3         /* a pull fills it: likewise, and as its disk reads the same all the time its bitmaps stay valid */
 };
 
 struct vb_writer *vb_raw_writer_new(struct vb_file *target, struct vb_file *file, const struct vb_destination_spec *spec,
@@ -31,7 +32,14 @@ int vb_qcow2_linear_check(const struct vb_destination_spec *spec, struct vb_erro
 struct vb_writer *vb_qcow2_inplace_writer_open(struct vb_file *file, const struct vb_destination_spec *spec,
 					       enum vb_existing_role role, struct vb_error *error);
 
-/* Grows an image opened by vb_image_open_writable; `backing_bytes` is the virtual size of its backing file, 0 if none. */
+/* Opens an image for a merge. The file is that of `layer`, an image of an open chain, whose lock counts for the writer too: the
+ * chain must outlive it. */
+struct vb_writer *vb_image_open_merged(const struct vb_policy *policy, const struct vb_layer *layer, enum vb_existing_role role,
+				       bool durable, struct vb_error *error);
+/* Opens for writing what `layer` has open for reading; DENIED if another file has taken its name. */
+int vb_image_reopen(const struct vb_policy *policy, const struct vb_layer *layer, struct vb_file *file, struct vb_error *error);
+
+/* Grows a qcow2 image opened by vb_image_open_writable or vb_image_open_merged; `backing_bytes` is the virtual size of its backing file, 0 if none. */
 int vb_qcow2_grow(struct vb_writer *writer, uint64_t size_bytes, uint64_t backing_bytes, struct vb_error *error);
 
 /* A new destination whose PATH must not exist (vb_image_create). */

@@ -91,6 +91,12 @@ struct vb_layer_spec {
  */
 struct vb_chain *vb_chain_open(const struct vb_policy *policy, const struct vb_layer_spec *specs, size_t spec_count,
 			       bool terminated, enum vb_lock_role role, struct vb_error *error);
+/* Likewise for a merge: every layer gets the reader's lock, but those of the indexes `written` the writer's. */
+struct vb_chain *vb_chain_open_to_merge(const struct vb_policy *policy, const struct vb_layer_spec *specs, size_t spec_count,
+					bool terminated, const size_t *written, size_t written_count, struct vb_error *error);
+/* Whether `recorded`, were layer `index` to record it, would lead to layer `below_index`; INVALID if not. */
+int vb_chain_check_name(const struct vb_policy *policy, const struct vb_chain *chain, size_t index, const char *recorded,
+			size_t below_index, struct vb_error *error);
 void vb_chain_close(struct vb_chain *chain);
 size_t vb_chain_depth(const struct vb_chain *chain);
 struct vb_layer *vb_chain_layer(const struct vb_chain *chain, size_t index);

@@ -182,7 +182,7 @@ static int put_run(struct lane *lane, const struct chunk *chunk, uint64_t from, 
 		lane->unsynced_bytes += length;
 		return 0;
 	}
-	if (state == UNIT_GAP && copy->plan->mode == VB_PLAN_TOP)
+	if (state == UNIT_GAP && copy->plan->mode != VB_PLAN_FULL)
 		return 0;
 	if (destination->zero_needed && destination->ops->zero(destination, chunk->start_bytes + from, length, error))
 		return -1;

@@ -6,7 +6,8 @@
  * the destination, copying and zeroing; nothing asks the images for allocation again.
  * Invariants: extents ascend and do not overlap; gaps between them are UNALLOCATED (full mode: zeros; top mode: the backing
  * file shows through). Only DATA, COMPRESSED and, in top mode, ZERO are listed (in full mode zeros are gaps).
- * Top mode resolves a destination cluster that the top layer touches over the whole chain, so that a cluster is always whole.
+ * Top mode resolves a destination cluster that the top layer touches over the whole chain, so that a cluster is always whole; merge
+ * mode does so with each cluster of the written image that what moves touches. In merge mode a gap is what stays as it is.
  */
 #ifndef VB_PLAN_H
 #define VB_PLAN_H
@@ -15,7 +16,15 @@
 
 enum vb_plan_mode {
 	VB_PLAN_FULL = 0,   /* the whole chain, flattened */
-	VB_PLAN_TOP = 1     /* what the top layer holds; the destination has a backing file */
+	VB_PLAN_TOP = 1,    /* what the top layer holds; the destination has a backing file */
+	VB_PLAN_MERGE = 2   /* what moves between layers of the chain itself (struct vb_merge_span) */
+};
+
+/* Which layers of a chain move into which. */
+struct vb_merge_span {
+	bool is_commit;      /* layers [top, base) move into the base; else a pull: layers (top, base) move into the top */
+	size_t top_index;    /* pull: 0 */
+	size_t base_index;   /* pull: the chain's depth if all that is below the top moves */
 };
 
 struct vb_plan {
@@ -32,6 +41,10 @@ struct vb_plan {
  * (may be NULL). Memory grows with the number of merged extents, not with the size. */
 struct vb_plan *vb_plan_make(const struct vb_chain *chain, enum vb_plan_mode mode, uint32_t unit_bytes, const bool *cancelled,
 			     struct vb_error *error);
+/* Likewise for a merge: `size_bytes` is the virtual size of the image written, when it is done. Zeros are listed only where without them
+ * something else would be read. */
+struct vb_plan *vb_plan_make_merge(const struct vb_chain *chain, const struct vb_merge_span *span, uint64_t size_bytes,
+				   uint32_t unit_bytes, const bool *cancelled, struct vb_error *error);
 void vb_plan_free(struct vb_plan *plan);
 
 /* Index of the first extent that ends after `offset_bytes`; extent_count if none. O(log n). */

@@ -39,7 +39,8 @@ struct inplace_writer {
 	uint64_t owned_count;
 };
 
-/* Once, before the first change: the mark, and the features that do not survive a writer who knows nothing of them (bitmaps). */
+/* Once, before the first change: the mark, and the features that do not survive a writer who knows nothing of them (bitmaps, but where
+ * the disk goes on reading the same). */
 int vb_qcow2_begin_change(struct inplace_writer *self, struct vb_error *error);
 
 /* Reads L1 and claims the clusters of all tables; FORMAT where two of them overlap. */

@@ -40,14 +40,16 @@ static int put_magic(struct inplace_writer *self, uint32_t magic, struct vb_erro
 
 int vb_qcow2_begin_change(struct inplace_writer *self, struct vb_error *error)
 {
-	uint8_t cleared[8] = {0};
+	uint64_t kept = self->role == VB_EXISTING_PULLED ? self->header.autoclear_features & VB_QCOW2_AUTOCLEAR_BITMAPS : 0;
+	uint8_t field[8];
 
 	if (self->has_begun)
 		return 0;
 	if (self->role == VB_EXISTING_DESTINATION && !self->is_marked && put_magic(self, VB_UNFINISHED_MAGIC, error))
 		return -1;
-	if (self->header.autoclear_features &&
-	    put_header_field(self, VB_QCOW2_AT_AUTOCLEAR, cleared, sizeof(cleared), error))
+	vb_store_be64(field, kept);
+	if (self->header.autoclear_features != kept &&
+	    put_header_field(self, VB_QCOW2_AT_AUTOCLEAR, field, sizeof(field), error))
 		return -1;
 	self->has_begun = true;
 	return 0;
@@ -395,7 +397,7 @@ static int check_header(struct inplace_writer *self, struct vb_error *error)
 	if (header->incompatible_features & VB_QCOW2_INCOMPATIBLE_DIRTY)
 		return vb_fail(error, VB_ERROR_FORMAT, 0, path, -1,
 			       "The image was not closed cleanly and must be repaired before it is written (qemu-img check -r all)");
-	if (self->role == VB_EXISTING_IMAGE) {
+	if (self->role != VB_EXISTING_DESTINATION) {
 		self->base.spec.virtual_size_bytes = header->size_bytes;
 		return 0;
 	}

@@ -295,7 +295,7 @@ struct vb_writer *vb_raw_writer_existing(struct vb_file *file, const struct vb_d
 	if (!self)
 		return NULL;
 	self->base.zero_needed = true;
-	if (role == VB_EXISTING_IMAGE) {
+	if (role != VB_EXISTING_DESTINATION) {
 		self->base.spec.virtual_size_bytes = self->base.file.size_bytes;
 		result = vb_raw_check_finished(&self->base.file, error);
 	} else {
