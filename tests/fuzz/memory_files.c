@@ -165,7 +165,21 @@ static int on_sync(int fd)
 	return 0;
 }
 
+/* All names lie in one folder, and none is a link. */
+static char *on_realpath(const char *path, char *resolved)
+{
+	const char *slash = strrchr(path, '/');
+	const char *name = slash != NULL ? slash + 1 : path;
+	size_t length = strlen("/disk/") + strlen(name) + 1;
+	char *result = malloc(length);
+
+	REQUIRE(resolved == NULL && result != NULL);
+	snprintf(result, length, "/disk/%s", *name != '\0' ? name : "folder");
+	return result;
+}
+
 static const struct vb_sys memory_sys = {
+	.realpath = on_realpath,
 	.openat = on_openat,
 	.openat_resolve = on_openat_resolve,
 	.close = on_close,
@@ -178,20 +192,6 @@ static const struct vb_sys memory_sys = {
 	.fdatasync = on_sync,
 	.fsync = on_sync,
 };
-
-/* Takes the place of realpath in the core (linked with --wrap): all names lie in one folder, and none is a link. */
-char *__wrap_realpath(const char *path, char *resolved);
-char *__wrap_realpath(const char *path, char *resolved)
-{
-	const char *slash = strrchr(path, '/');
-	const char *name = slash != NULL ? slash + 1 : path;
-	size_t length = strlen("/disk/") + strlen(name) + 1;
-	char *result = malloc(length);
-
-	REQUIRE(resolved == NULL && result != NULL);
-	snprintf(result, length, "/disk/%s", *name != '\0' ? name : "folder");
-	return result;
-}
 
 void memory_files_start(const uint8_t *bytes, size_t length)
 {

@@ -3,7 +3,7 @@
  * A file system of two files in memory, behind the core's table of system calls.
  *
  * /disk/image is the input of the fuzzer. Every other name leads to one other file that holds the same bytes, so that an image
- * which names a backing file gets one. Nothing touches the machine's own files: realpath is replaced when the targets are linked.
+ * which names a backing file gets one. Nothing touches the machine's own files.
  * The image grows at most to MEMORY_FILE_BYTES_MAX; a write behind that fails with ENOSPC.
  */
 #ifndef MEMORY_FILES_H

@@ -45,9 +45,7 @@ static int resize_raw(struct vb_writer *writer, uint64_t size_bytes, struct vb_e
 	if (vb_sys->ftruncate(writer->file.fd, (off_t)size_bytes))
 		return vb_fail(error, VB_ERROR_SYSTEM, errno, writer->file.path, -1, "Cannot set the image's length to %llu bytes",
 			       (unsigned long long)size_bytes);
-	if (vb_sys->fsync(writer->file.fd))
-		return vb_fail(error, VB_ERROR_SYSTEM, errno, writer->file.path, -1, "Cannot sync the image");
-	return 0;
+	return vb_fsync(writer->file.fd, writer->file.path, error);
 }
 
 /* What the image's backing file has: growing must not bring to light what lies there behind the old end. */

@@ -122,13 +122,13 @@ int vb_new_file_open(const struct vb_policy *policy, const char *path, bool excl
 
 static int sync_folder(const struct vb_file *file, struct vb_error *error)
 {
-	int result = 0;
 	int fd = vb_sys->openat(file->folder_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
 
 	if (fd < 0)
 		return vb_fail(error, VB_ERROR_SYSTEM, errno, file->path, -1, "Cannot open the destination's folder to sync it");
-	if (vb_sys->fsync(fd))
-		result = vb_fail(error, VB_ERROR_SYSTEM, errno, file->path, -1, "Cannot sync the destination's folder");
+
+	int result = vb_fsync(fd, file->path, error);
+
 	vb_sys->close(fd);
 	return result;
 }

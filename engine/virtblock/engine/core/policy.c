@@ -48,7 +48,7 @@ static int add_folder(struct vb_policy *policy, const char *path, struct vb_erro
 {
 	struct vb_policy_folder *folder = &policy->folders[policy->folder_count];
 
-	folder->path = realpath(path, NULL);
+	folder->path = vb_sys->realpath(path, NULL);
 	if (folder->path == NULL)
 		return vb_fail(error, VB_ERROR_SYSTEM, errno, path, -1, "Cannot resolve an allowed folder");
 	folder->fd = open_again(AT_FDCWD, folder->path, O_PATH | O_DIRECTORY | O_NOFOLLOW, 0, 0);
@@ -122,7 +122,7 @@ static char *resolve_new(const char *path)
 	parent = slash == NULL ? strdup(".") : strndup(path, slash == path ? 1 : (size_t)(slash - path));
 	if (parent == NULL)
 		return NULL;
-	real_parent = realpath(parent, NULL);
+	real_parent = vb_sys->realpath(parent, NULL);
 	free(parent);
 	if (real_parent == NULL)
 		return NULL;
@@ -133,7 +133,7 @@ static char *resolve_new(const char *path)
 
 static char *resolve_path(const char *path)
 {
-	char *result = realpath(path, NULL);
+	char *result = vb_sys->realpath(path, NULL);
 
 	if (result != NULL || errno != ENOENT)
 		return result;

@@ -188,8 +188,8 @@ static int raw_publish(struct vb_writer *writer, struct vb_error *error)
 	if (self->is_marked) {
 		if (set_file_size(writer, error))
 			return -1;
-		if (writer->spec.durable && vb_sys->fsync(writer->file.fd))
-			return vb_fail(error, VB_ERROR_SYSTEM, errno, writer->file.path, -1, "Cannot sync the destination");
+		if (writer->spec.durable && vb_fsync(writer->file.fd, writer->file.path, error))
+			return -1;
 	}
 	writer->published = true;
 	return 0;

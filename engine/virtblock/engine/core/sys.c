@@ -6,6 +6,7 @@
 #include <linux/fs.h>
 #include <linux/openat2.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
@@ -56,6 +57,7 @@ static int linux_clone_range(int fd, const struct file_clone_range *range)
 }
 
 const struct vb_sys vb_sys_linux = {
+	.realpath = realpath,
 	.openat = linux_openat,
 	.openat_resolve = linux_openat_resolve,
 	.close = close,
@@ -155,14 +157,24 @@ int vb_pwrite_full(int fd, const char *path, const void *buffer, size_t length, 
 	return 0;
 }
 
-int vb_fdatasync(int fd, const char *path, struct vb_error *error)
+static int sync_with(int (*call)(int), int fd, const char *path, struct vb_error *error)
 {
 	int result;
 
 	do {
-		result = vb_sys->fdatasync(fd);
+		result = call(fd);
 	} while (result < 0 && errno == EINTR);
 	if (result < 0)
 		return vb_fail(error, VB_ERROR_SYSTEM, errno, path, -1, "Cannot make the written data durable");
 	return 0;
+}
+
+int vb_fdatasync(int fd, const char *path, struct vb_error *error)
+{
+	return sync_with(vb_sys->fdatasync, fd, path, error);
+}
+
+int vb_fsync(int fd, const char *path, struct vb_error *error)
+{
+	return sync_with(vb_sys->fsync, fd, path, error);
 }

@@ -21,6 +21,7 @@
 struct file_clone_range;   /* linux/fs.h */
 
 struct vb_sys {
+	char *(*realpath)(const char *path, char *resolved);   /* `resolved` is NULL; the result is freed with free() */
 	int (*openat)(int folder_fd, const char *path, int flags, mode_t mode);
 	/* openat2 with the given RESOLVE_* flags. */
 	int (*openat_resolve)(int folder_fd, const char *path, int flags, mode_t mode, uint64_t resolve);
@@ -54,5 +55,6 @@ int vb_pread_exact(int fd, const char *path, void *buffer, size_t length, uint64
 int vb_pwrite_full(int fd, const char *path, const void *buffer, size_t length, uint64_t offset_bytes, struct vb_error *error);
 /* A failed sync is final: callers never retry it and call it success. */
 int vb_fdatasync(int fd, const char *path, struct vb_error *error);
+int vb_fsync(int fd, const char *path, struct vb_error *error);
 
 #endif
