@@ -63,7 +63,7 @@ void model_file_resize(struct model_file *file, uint64_t size_bytes)
 
 void model_disk_copy(struct model_disk *to, const struct model_disk *from)
 {
-	for (uint32_t index = 0; index < to->file_count && index >= from->file_count; index++)
+	for (uint32_t index = from->file_count; index < to->file_count; index++)
 		model_file_resize(&to->files[index], 0);
 	for (uint32_t index = 0; index < from->file_count; index++) {
 		model_file_resize(&to->files[index], from->files[index].size_bytes);

@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 # Builds the C core's tests and runs them: run.sh [plain|asan|tsan]. Without an argument: all three, tsan for what has threads.
+# run.sh crash: a hundred thousand crash states and more, where the other runs try a part of them.
 # SANITIZE=address,undefined or SANITIZE=thread chooses as well. JOBS: parallel compilations (default 2).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -8,6 +9,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 case "${1:-${SANITIZE:-}}" in
 "") variants=(plain asan tsan) ;;
 plain | asan | tsan) variants=("$1") ;;
+crash) variants=() ;;
 *thread*) variants=(tsan) ;;
 *address* | *undefined*) variants=(asan) ;;
 *) echo "usage: $0 [plain|asan|tsan]" >&2; exit 2 ;;
@@ -33,6 +35,12 @@ run_one() {
 	fi
 	rm -rf "$folder"
 }
+
+if [ "${1:-}" = crash ]; then
+	make --no-print-directory -s -j"${JOBS:-2}" VARIANT=plain all
+	TEST_FOLDER="$scratch" ../../../build/core-tests/plain/test_crash_states 160000
+	exit
+fi
 
 export ASAN_OPTIONS="detect_leaks=1:abort_on_error=0:allocator_may_return_null=1"
 export UBSAN_OPTIONS="print_stacktrace=1"

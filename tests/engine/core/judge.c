@@ -1,0 +1,219 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Owns: the meaning of each promise. */
+#include "judge.h"
+
+#include "chain_content.h"
+#include "check.h"
+#include "qcow2.h"
+#include "qcow2_checker.h"
+#include "writer.h"
+
+#define MARK_BYTES 512u   /* behind a raw disk */
+#define PARTIAL_NAME SCENARIO_NAME VB_PARTIAL_SUFFIX
+
+__attribute__((noreturn))
+static void condemn(const struct scenario *scenario, const char *reason)
+{
+	if (model_find(&model_disk, SCENARIO_NAME) != NULL)
+		model_save(&model_disk, SCENARIO_NAME, test_path("judged"));
+	fprintf(stderr, "%s: %s\n", scenario->name, reason);
+	exit(1);
+}
+
+static bool is_content(const struct contents *contents, size_t index, const uint8_t *bytes, uint64_t size_bytes)
+{
+	uint64_t wanted = contents->size_bytes[index], common = wanted < size_bytes ? wanted : size_bytes;
+
+	/* A qcow2 disk ends at a multiple of 512, whatever its source did. */
+	if ((wanted + 511) / 512 != (size_bytes + 511) / 512 || memcmp(contents->bytes[index], bytes, common) != 0)
+		return false;
+	for (uint64_t at = common; at < size_bytes; at++)
+		if (bytes[at] != 0)
+			return false;
+	return true;
+}
+
+/* Each byte is one that it was to be at some time. */
+static bool is_mixture(const struct contents *contents, const uint8_t *bytes, uint64_t size_bytes)
+{
+	bool is_size_known = false;
+
+	for (size_t index = 0; index < contents->count; index++)
+		is_size_known |= contents->size_bytes[index] == size_bytes;
+	for (uint64_t at = 0; at < size_bytes; at++) {
+		bool is_known = false;
+
+		for (size_t index = 0; index < contents->count && !is_known; index++)
+			is_known = at < contents->size_bytes[index] && contents->bytes[index][at] == bytes[at];
+		if (!is_known)
+			return false;
+	}
+	return is_size_known;
+}
+
+static void check_tables(const struct scenario *scenario, const struct model_file *file, bool are_leaks_allowed)
+{
+	struct qcow2_findings findings;
+
+	check_qcow2_bytes(file->bytes, file->size_bytes, &findings);
+	if (findings.error_count > 0)
+		condemn(scenario, findings.first_error);
+	if (findings.leak_count > 0 && !are_leaks_allowed)
+		condemn(scenario, "clusters that nobody refers to have a refcount");
+}
+
+static bool is_right(const struct scenario *scenario, const struct contents *contents, bool is_ended, const uint8_t *bytes,
+		     uint64_t size_bytes)
+{
+	size_t last = contents->count - 1;
+
+	if (is_content(contents, last, bytes, size_bytes))
+		return true;
+	if (is_ended || scenario->promise == PROMISE_NEW)
+		return false;
+	if (scenario->promise == PROMISE_MARKED)
+		return is_content(contents, 0, bytes, size_bytes);
+	return is_mixture(contents, bytes, size_bytes);
+}
+
+static bool has_magic(const struct model_file *file, uint32_t magic)
+{
+	return file->size_bytes >= 4 && vb_load_be32(file->bytes) == magic;
+}
+
+/* Marked, it must be fit to be taken over: were the mark away, at most clusters would leak. */
+static enum verdict judge_marked(const struct scenario *scenario, struct model_file *file, const struct vb_error *error)
+{
+	if (scenario->promise != PROMISE_MARKED || error->kind != VB_ERROR_FORMAT || !strstr(error->message, "unfinished") ||
+	    !has_magic(file, VB_UNFINISHED_MAGIC))
+		condemn(scenario, error->message);
+	vb_store_be32(file->bytes, VB_QCOW2_MAGIC);
+	check_tables(scenario, file, true);
+	vb_store_be32(file->bytes, VB_UNFINISHED_MAGIC);
+	return VERDICT_MARKED;
+}
+
+static enum verdict judge_qcow2(const struct scenario *scenario, const struct contents *contents, bool is_ended)
+{
+	struct model_file *file = (struct model_file *)(uintptr_t)model_find(&model_disk, SCENARIO_NAME);
+	struct vb_error error = {0};
+	uint64_t size_bytes;
+	uint8_t *bytes = read_image(SCENARIO_PATH, VB_FORMAT_QCOW2, &size_bytes, &error);
+
+	if (bytes == NULL)
+		return judge_marked(scenario, file, &error);
+	if (!is_right(scenario, contents, is_ended, bytes, size_bytes))
+		condemn(scenario, "a good image with wrong content");
+	free(bytes);
+	check_tables(scenario, file, scenario->is_leaky || (scenario->promise != PROMISE_NEW && !is_ended));
+	return VERDICT_GOOD;
+}
+
+/* As one who knows nothing of us would see it: the file is the disk. */
+static enum verdict judge_raw(const struct scenario *scenario, const struct contents *contents, bool is_ended)
+{
+	const struct model_file *file = model_find(&model_disk, SCENARIO_NAME);
+	uint64_t wanted = contents->size_bytes[contents->count - 1];
+
+	if (is_right(scenario, contents, is_ended, file->bytes, file->size_bytes))
+		return VERDICT_GOOD;
+	if (scenario->promise == PROMISE_MARKED && file->size_bytes == wanted + MARK_BYTES &&
+	    memcmp(file->bytes + wanted, VB_UNFINISHED_TRAILER, sizeof(VB_UNFINISHED_TRAILER) - 1) == 0)
+		return VERDICT_MARKED;
+	/* Before the mark is whole and durable nothing else changes. */
+	if (scenario->promise == PROMISE_MARKED && file->size_bytes > wanted && file->size_bytes <= wanted + MARK_BYTES &&
+	    is_content(contents, 0, file->bytes, wanted))
+		return VERDICT_LENGTHENED;
+	condemn(scenario, "a raw file with wrong content");
+}
+
+/* The partial file never looks like an image before it is the whole one. */
+static void judge_partial(const struct scenario *scenario, const struct contents *contents)
+{
+	struct vb_error error = {0};
+	uint64_t size_bytes;
+	uint8_t *bytes;
+
+	if (scenario->format != VB_FORMAT_QCOW2 || model_find(&model_disk, PARTIAL_NAME) == NULL)
+		return;
+	bytes = read_image(MODEL_FOLDER "/" PARTIAL_NAME, VB_FORMAT_QCOW2, &size_bytes, &error);
+	if (bytes != NULL && !is_content(contents, contents->count - 1, bytes, size_bytes))
+		condemn(scenario, "a partial file that opens, and is wrong");
+	free(bytes);
+}
+
+enum verdict judge(const struct scenario *scenario, const struct contents *contents, bool is_ended)
+{
+	const struct model_file *file = model_find(&model_disk, SCENARIO_NAME);
+
+	judge_partial(scenario, contents);
+	if (scenario->promise == PROMISE_NEW && !is_ended && (file == NULL || file->size_bytes == 0))
+		return VERDICT_NOTHING;
+	if (file == NULL)
+		condemn(scenario, "the image is gone");
+	return scenario->format == VB_FORMAT_RAW ? judge_raw(scenario, contents, is_ended) : judge_qcow2(scenario, contents, is_ended);
+}
+
+static void judge_source(const struct scenario *scenario, const char *name, const char *real_name)
+{
+	const struct model_file *file = model_find(&model_disk, name);
+	uint8_t *bytes;
+	FILE *real;
+
+	if (real_name == NULL)
+		return;
+	real = fopen(test_path("%s", real_name), "rb");
+	CHECK(file != NULL && real != NULL);
+	bytes = malloc(file->size_bytes + 1);
+	CHECK(bytes != NULL);
+	if (fread(bytes, 1, file->size_bytes + 1, real) != file->size_bytes || memcmp(bytes, file->bytes, file->size_bytes) != 0)
+		condemn(scenario, "a source was changed");
+	fclose(real);
+	free(bytes);
+}
+
+void judge_sources(const struct scenario *scenario)
+{
+	judge_source(scenario, "source", scenario->source);
+	judge_source(scenario, "base.raw", scenario->backing);
+}
+
+void judge_with_qemu(const struct scenario *scenario, enum verdict verdict)
+{
+	struct model_file *file = (struct model_file *)(uintptr_t)model_find(&model_disk, SCENARIO_NAME);
+	struct vb_error error = {0};
+	struct qcow2_findings findings;
+	uint64_t size_bytes;
+	uint8_t *bytes;
+
+	if (scenario->format != VB_FORMAT_QCOW2 || verdict == VERDICT_NOTHING)
+		return;
+	if (verdict == VERDICT_MARKED) {
+		model_save(&model_disk, SCENARIO_NAME, test_path("judged"));
+		if (test_shell("qemu-img info -f qcow2 judged >judged.log 2>&1") == 0)
+			condemn(scenario, "QEMU opens what is marked unfinished");
+		vb_store_be32(file->bytes, VB_QCOW2_MAGIC);
+	}
+	model_save(&model_disk, SCENARIO_NAME, test_path("judged"));
+	check_qcow2_bytes(file->bytes, file->size_bytes, &findings);
+
+	int exit_code = test_shell("qemu-img check -f qcow2 judged >judged.log 2>&1");
+	int wanted = findings.error_count ? 2 : findings.leak_count ? 3 : 0;
+
+	if (exit_code != wanted) {
+		test_shell("cat judged.log >&2");
+		fprintf(stderr, "qemu-img check says %d, the checker %d: %s\n", exit_code, wanted, findings.first_error);
+		condemn(scenario, "QEMU judges otherwise");
+	}
+	if (verdict == VERDICT_MARKED) {
+		vb_store_be32(file->bytes, VB_UNFINISHED_MAGIC);
+		return;
+	}
+	bytes = read_image(SCENARIO_PATH, VB_FORMAT_QCOW2, &size_bytes, &error);
+	CHECK_OK(bytes != NULL, error);
+	model_put("read", bytes, size_bytes);
+	model_save(&model_disk, "read", test_path("judged.raw"));
+	free(bytes);
+	if (test_shell("qemu-img compare -q -f qcow2 -F raw judged judged.raw >judged.log 2>&1") != 0)
+		condemn(scenario, "QEMU reads it otherwise");
+}

@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The jobs that are crashed and made to fail, each with its files on the model disk and with what must be true of them at any moment.
+ *
+ * Owns: the table of scenarios. A new kind of job is a new row.
+ */
+#ifndef SCENARIOS_H
+#define SCENARIOS_H
+
+#include "image.h"
+#include "model_disk.h"
+
+#define SCENARIO_PATH MODEL_FOLDER "/copy"
+#define SCENARIO_NAME "copy"
+#define CONTENTS_MAX 24u
+
+enum promise {
+	/* The name leads to nothing, to an empty file, or to the whole new image; a partial file opens only as that. */
+	PROMISE_NEW = 1,
+	/* The image is as it was, does not open, or is complete; one that does not open is taken over by the next copy. */
+	PROMISE_MARKED = 2,
+	/* The image opens at every moment, each byte is what it was or was to become, and no cluster counts too little. */
+	PROMISE_GOOD = 3
+};
+
+struct scenario {
+	const char *name;
+	enum promise promise;
+	enum vb_format format;             /* of SCENARIO_PATH */
+	int (*run)(const struct scenario *scenario, struct vb_error *error);
+	const char *image;                 /* made by scenarios_make, what SCENARIO_PATH is at first; NULL: nothing */
+	const char *source;                /* likewise, the file "source" that is copied; raw unless it ends in ".qcow2"; may be NULL */
+	const char *backing;               /* likewise, the file "base.raw"; may be NULL */
+	uint32_t cluster_bytes;            /* of a new image */
+	uint64_t size_bytes;               /* made or resized: the size wanted */
+	bool is_repeatable;                /* a second run after any crash ends as the first would have */
+	bool is_leaky;                     /* what a job gives up (bitmaps) stays in the file, with its refcounts */
+	uint32_t moves_at;                 /* the header field of a table that must have moved; 0: none */
+};
+
+/* What the image may read as, from before the job to its end. */
+struct contents {
+	uint8_t *bytes[CONTENTS_MAX];
+	uint64_t size_bytes[CONTENTS_MAX];
+	size_t count;
+};
+
+extern const struct scenario scenarios[];
+extern const size_t scenario_count;
+
+/* Makes the images of all scenarios with qemu-img in the test's folder. */
+void scenarios_make(void);
+/* Puts the scenario's files on the emptied model disk. */
+void scenario_prepare(const struct scenario *scenario);
+/* What a run after scenario_prepare shall lead through; to be freed. */
+void scenario_learn(const struct scenario *scenario, struct contents *contents);
+void contents_free(struct contents *contents);
+
+#endif
