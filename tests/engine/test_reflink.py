@@ -23,6 +23,7 @@ from engine.sources import (
     noisy_raw,
     reads_same,
 )
+from reference.digest import digest_of
 
 from virtblock.engine import Chain, Copy, CopyProgress, EngineError
 
@@ -324,3 +325,15 @@ def test_command_refused(source_of: SourceMaker, copy_command: Command) -> None:
         assert "Cannot share the extents" in done.stderr
     finally:
         shm.unlink(missing_ok=True)
+
+
+def test_shared_extents_are_read_for_the_digest(xfs: Path) -> None:
+    """No byte is moved that can be shared, and the digest is right all the same."""
+    source = noisy_raw(xfs / "disk.raw", 4 * MIB, [(0, MIB), (2 * MIB + 777, MIB)])
+    with (
+        Chain([(str(source), "raw")], ANY_PATH) as chain,
+        Copy(chain, str(xfs / "copy"), "qcow2", ANY_PATH, digest=True) as copy,
+    ):
+        copy.run()
+        assert copy.progress().shared_bytes > 0
+        assert copy.digest == digest_of(source.read_bytes())

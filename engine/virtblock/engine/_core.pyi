@@ -189,6 +189,7 @@ class Copy:
         check_space: bool = True,
         durable: bool = True,
         reflink: ReflinkMode = "auto",  # core/copy.h
+        digest: bool = False,
     ) -> Copy: ...
     def run(self) -> None:
         """Returns when the destination is complete and durable; may be called once.
@@ -203,6 +204,19 @@ class Copy:
     def progress(self) -> CopyProgress: ...
     def map(self, cell_count: int) -> bytes:
         """One CELL_* value per cell, the disk cut into cells of equal width."""
+
+    @property
+    def digest(self) -> str:
+        """`xxh3-` and 32 hexadecimal digits: the disk as it was read (docs/digest.md), once the copy is done.
+
+        "" without `digest=True`, and in mode "top", which does not read the whole disk.
+        """
+
+    def mark_unfinished(self) -> None:
+        """Gives a destination that is complete the mark of an unfinished copy again, when it turned out to be wrong.
+
+        Its name stays. EngineError `unsupported` for a raw block device, which cannot be marked.
+        """
 
     def close(self) -> None:
         """Frees; unpublished new destinations lose their partial file. Drops the destination's lock.
@@ -300,6 +314,13 @@ class CancelFlag:
 
     def set(self) -> None:
         """Lets the call that was given this flag end soon, with EngineError `cancelled`."""
+
+def digest(chain: Chain, cancel: CancelFlag | None = None, *, drop_cache: bool = False) -> str:
+    """The digest of what a disk reads as (docs/digest.md): the same in every format.
+
+    `drop_cache`: read the top image from its device instead of from memory, where the kernel heeds POSIX_FADV_DONTNEED
+    (not on tmpfs).
+    """
 
 def compare(left: Chain, right: Chain, cancel: CancelFlag | None = None, *, pad: bool = False) -> int | None:
     """Offset of the first byte in which two disks differ; None when they read the same.

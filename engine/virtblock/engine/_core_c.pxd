@@ -154,6 +154,7 @@ cdef extern from "writer.h" nogil:
         const vb_writer_ops *ops
         vb_destination_spec spec
         uint32_t unit_bytes
+        c_bool published
 
     struct vb_writer_ops:
         int (*write)(
@@ -161,6 +162,7 @@ cdef extern from "writer.h" nogil:
         ) noexcept nogil
         int (*zero)(vb_writer *writer, uint64_t start_bytes, uint64_t length_bytes, vb_error *error) noexcept nogil
         int (*publish)(vb_writer *writer, vb_error *error) noexcept nogil
+        int (*unpublish)(vb_writer *writer, vb_error *error) noexcept nogil
         void (*close)(vb_writer *writer) noexcept nogil
 
     vb_writer *vb_writer_open(
@@ -202,6 +204,15 @@ cdef extern from "bitmap.h" nogil:
     int vb_bitmap_deserialize(vb_bitmap *bitmap, const uint8_t *data, size_t length, vb_error *error) noexcept
 
 
+cdef extern from "digest_chain.h" nogil:
+    enum:
+        VB_DIGEST_TEXT_BYTES
+
+    int vb_digest_chain(
+        const vb_chain *chain, c_bool drop_cache, const c_bool *cancelled, char *text, vb_error *error
+    ) noexcept
+
+
 cdef extern from "copy.h" nogil:
     enum vb_reflink:
         VB_REFLINK_AUTO
@@ -214,6 +225,7 @@ cdef extern from "copy.h" nogil:
         uint32_t granule_bytes
         uint32_t lane_count
         c_bool check_space
+        c_bool digest
         vb_reflink reflink
 
     struct vb_copy_progress:
@@ -243,6 +255,7 @@ cdef extern from "copy.h" nogil:
     void vb_copy_set_bandwidth(vb_copy *copy, uint64_t bandwidth_bytes_per_s) noexcept
     void vb_copy_get_progress "vb_copy_progress"(const vb_copy *copy, vb_copy_progress *progress) noexcept
     void vb_copy_map(const vb_copy *copy, uint8_t *cells, size_t cell_count) noexcept
+    void vb_copy_digest(const vb_copy *copy, char *text) noexcept
     void vb_copy_free(vb_copy *copy) noexcept
 
     int VB_CELL_TODO, VB_CELL_COPYING, VB_CELL_DONE, VB_CELL_ZERO, VB_CELL_DIRTY_AGAIN, VB_CELL_FAILED

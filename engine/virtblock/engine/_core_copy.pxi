@@ -176,7 +176,7 @@ cdef class Copy:
         self, Chain source not None, destination_path, destination_format, PathPolicy policy not None, *,
         mode="full", bint reuse=False, backing_path=None, backing_format=None, cluster_size_bytes=0,
         bandwidth_bytes_per_s=0, granule_bytes=0, lane_count=0, bint check_space=True, bint durable=True,
-        reflink="auto",
+        reflink="auto", bint digest=False,
     ):
         self._mutex = allocate_lock()
         cdef vb_copy_options options
@@ -186,6 +186,7 @@ cdef class Copy:
         options.granule_bytes = granule_bytes and _granule_size(granule_bytes)
         options.lane_count = _within(lane_count, "lane_count", 0, _LANE_COUNT_MAX)
         options.check_space = check_space
+        options.digest = digest
         options.reflink = <vb_reflink>_reflink_number(reflink)
         _check_backing(source, destination_format, mode, reuse, backing_path, backing_format)
         cdef _Destination wanted = _Destination(
@@ -296,6 +297,30 @@ cdef class Copy:
                 vb_copy_map(self._copy, c_cells, count)
         return cells
 
+    @property
+    def digest(self):
+        """The digest of the disk as it was read; "" if there is none."""
+        cdef char[VB_DIGEST_TEXT_BYTES] text
+        with self._mutex:
+            self._check_open()
+            with nogil:
+                vb_copy_digest(self._copy, text)
+        return text.decode("ascii")
+
+    def mark_unfinished(self):
+        """Takes back that the destination is complete."""
+        cdef int status
+        cdef vb_error error
+        memset(&error, 0, sizeof(error))
+        with self._mutex:
+            self._check_open()
+            if self._is_running or not self._writer.published:
+                raise _invalid("Only a destination that is complete can be marked unfinished again")
+            with nogil:
+                status = self._writer.ops.unpublish(self._writer, &error)
+        if status < 0:
+            raise _failure(&error)
+
     def close(self):
         """Frees, and drops the destination's lock; an unpublished new destination loses its partial file."""
         with self._mutex:
@@ -319,6 +344,22 @@ cdef class CancelFlag:
     def set(self):
         """Lets the call that was given this flag end soon, with EngineError `cancelled`."""
         self._is_set = True
+
+
+def digest(Chain chain not None, CancelFlag cancel=None, *, bint drop_cache=False):
+    """The digest of what a disk reads as."""
+    cdef const vb_chain *c_chain = chain._enter()
+    cdef const c_bool *cancelled = NULL if cancel is None else &cancel._is_set
+    cdef char[VB_DIGEST_TEXT_BYTES] text
+    cdef int status
+    cdef vb_error error
+    memset(&error, 0, sizeof(error))
+    with nogil:
+        status = vb_digest_chain(c_chain, drop_cache, cancelled, text, &error)
+    chain._leave()
+    if status < 0:
+        raise _failure(&error)
+    return text.decode("ascii")
 
 
 def compare(Chain left not None, Chain right not None, CancelFlag cancel=None, *, bint pad=False):

@@ -76,7 +76,8 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--allow-path", metavar="DIR", action="append", default=[], help="backing files may lie in DIR too (repeatable)"
     )
-    add("--verify", action="store_true", help="read DEST back afterwards and compare it with SOURCE")
+    add("--verify", action="store_true", help="read DEST back afterwards, from its device, and compare digests")
+    add("--digest", action="store_true", help="print the digest of the disk's content, the same in every format")
     add("--progress", action="store_true", help="show on standard error how far the copy is")
     add("--json", action="store_true", help="print one JSON object, for errors too")
     return parser
@@ -129,6 +130,7 @@ def _request(options: argparse.Namespace) -> Request:
         bandwidth_bytes_per_s=_bandwidth(options),
         allow_paths=tuple(options.allow_path),
         verify=options.verify,
+        digest=options.digest,
         reflink=options.reflink,
     )
 
@@ -168,6 +170,8 @@ class _Output:
             f"'{report.destination}', {report.destination_format}{shared}{verified}",
             sys.stdout,
         )
+        if report.digest:
+            _say(f"Digest: {report.digest}", sys.stdout)
         return EXIT_DONE
 
     def usage(self, message: str) -> int:

@@ -14,9 +14,9 @@ import threading
 import time
 from collections.abc import Callable
 from types import FrameType
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, NoReturn, TypeVar
 
-from virtblock.engine import CancelFlag, Chain, Copy, CopyProgress, EngineError, PathPolicy, compare, probe
+from virtblock.engine import CancelFlag, Chain, Copy, CopyProgress, EngineError, PathPolicy, compare, digest, probe
 from virtblock.engine.progress_bar import REDRAW_INTERVAL_S, ProgressBar
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ class Request(NamedTuple):
     bandwidth_bytes_per_s: int = 0
     allow_paths: tuple[str, ...] = ()
     verify: bool = False
+    digest: bool = False
     reflink: ReflinkMode = "auto"
 
 
@@ -53,6 +54,7 @@ class CopyReport(NamedTuple):
     progress: CopyProgress
     verified: bool | None  # None: not asked for
     verify_seconds: float | None = None
+    digest: str = ""
 
     @property
     def seconds(self) -> float:
@@ -84,6 +86,7 @@ class CopyReport(NamedTuple):
             "written_bytes_per_s": round(self.rate_of(progress.written_bytes)),
             "verified": self.verified,
             "verify_seconds": self.verify_seconds,
+            "digest": self.digest or None,
         }
 
 
@@ -136,20 +139,19 @@ def run_copy(request: Request, bar: ProgressBar | None = None) -> CopyReport:
         watch.check()
         with _new_copy(request, source, destination_format, destination_policy, mode) as copy:
             _run(copy, watch, bar)
-            progress = copy.progress()
-        report = CopyReport(
-            source=source.layers[0].path,
-            source_format=request.source_format,
-            destination=os.path.realpath(request.destination),
-            destination_format=destination_format,
-            mode=mode,
-            progress=progress,
-            verified=None,
-        )
-        if request.verify:
-            seconds = _verify(request, source, destination_format, watch)
-            report = report._replace(verified=True, verify_seconds=seconds)
-        return report
+            report = CopyReport(
+                source=source.layers[0].path,
+                source_format=request.source_format,
+                destination=os.path.realpath(request.destination),
+                destination_format=destination_format,
+                mode=mode,
+                progress=copy.progress(),
+                verified=None,
+                digest=copy.digest,
+            )
+            if request.digest or request.verify:
+                return _prove(request, source, copy, report, watch)
+            return report
 
 
 def _folder_of(path: str) -> str:
@@ -188,6 +190,7 @@ def _new_copy(
         backing_format=source.layers[1].format if has_backing else None,
         bandwidth_bytes_per_s=request.bandwidth_bytes_per_s,
         reflink=request.reflink,
+        digest=request.digest or request.verify,
     )
 
 
@@ -207,27 +210,57 @@ def _run(copy: Copy, watch: SignalWatch, bar: ProgressBar | None) -> None:
             bar.finish(copy.progress())
 
 
-def _verify(request: Request, source: Chain, destination_format: ImageFormat, watch: SignalWatch) -> float:
-    """Compare what both chains read as; returns the seconds it took."""
-    # A reused destination has a backing file of its own, which may lie beside it; a new one shares the source's.
-    folders = [_folder_of(request.destination), _folder_of(request.source), *request.allow_paths]
+def _prove(request: Request, source: Chain, copy: Copy, report: CopyReport, watch: SignalWatch) -> CopyReport:
+    """Digest and verification of a copy that is complete."""
     flag = CancelFlag()
-    started_s = time.monotonic()
     try:
-        with Chain([(request.destination, destination_format)], PathPolicy(folders)) as destination:
-            difference = _in_thread(lambda: compare(source, destination, flag, pad=True), flag.set, watch)
+        if not report.digest:  # a shallow copy did not see the whole disk
+            report = report._replace(digest=_in_thread(lambda: digest(source, flag), flag.set, watch))
+        if not request.verify:
+            return report
+        started_s = time.monotonic()
+        # A reused destination has a backing file of its own, which may lie beside it; a new one shares the source's.
+        # Without a lock: the copy still holds the destination's.
+        folders = [_folder_of(request.destination), _folder_of(request.source), *request.allow_paths]
+        with Chain([(request.destination, report.destination_format)], PathPolicy(folders), lock=False) as destination:
+            offset_bytes = _in_thread(
+                lambda: _find_difference(source, destination, report.digest, flag), flag.set, watch
+            )
     except EngineError as error:
         if error.kind == "cancelled" and watch.number is not None:
             raise Interrupted(watch.number, is_complete=True) from None
         raise
-    if difference is not None:
-        raise EngineError(
-            "internal",
-            "Verification failed: the destination differs from the source",
-            path=os.path.realpath(request.destination),
-            offset_bytes=difference,
-        )
-    return round(time.monotonic() - started_s, 6)
+    if offset_bytes is not None:
+        _refuse_destination(copy, report, offset_bytes)
+    return report._replace(verified=True, verify_seconds=round(time.monotonic() - started_s, 6))
+
+
+def _find_difference(source: Chain, destination: Chain, wanted_digest: str, flag: CancelFlag) -> int | None:
+    """The first byte in which the destination, read back from its device, differs; -1 if only the digests do."""
+    # A block device may be longer than the disk, which a digest would see.
+    if -(-source.size_bytes // 512) == -(-destination.size_bytes // 512):
+        if digest(destination, flag, drop_cache=True) == wanted_digest:
+            return None
+        difference = compare(source, destination, flag, pad=True)
+        return -1 if difference is None else difference
+    return compare(source, destination, flag, pad=True)
+
+
+def _refuse_destination(copy: Copy, report: CopyReport, offset_bytes: int) -> NoReturn:
+    """What is there must not be taken for a copy: it gets the mark of an unfinished one."""
+    try:
+        copy.mark_unfinished()
+        fate = "it was marked unfinished"
+    except EngineError as error:
+        fate = f"it could not be marked unfinished ({error})"
+    what = (
+        "the destination differs from the source"
+        if offset_bytes >= 0
+        else "what was read while copying differs from what both images read as now"
+    )
+    raise EngineError(
+        "internal", f"Verification failed: {what}; {fate}", path=report.destination, offset_bytes=offset_bytes
+    )
 
 
 def _in_thread(

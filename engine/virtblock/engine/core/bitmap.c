@@ -15,6 +15,7 @@
 #include <string.h>
 
 #define WORD_BITS 64u
+#define GRANULE_COUNT_MAX (1ull << 26)   /* 8 MiB of bits: default granules grow on disks above 4 TiB */
 
 struct vb_bitmap {
 	pthread_mutex_t mutex;
@@ -149,6 +150,15 @@ no_memory:
 	vb_fail(error, VB_ERROR_MEMORY, 0, NULL, -1, "No memory for the dirty bitmap of a disk of %llu bytes",
 		(unsigned long long)size_bytes);
 	return NULL;
+}
+
+uint32_t vb_bitmap_default_granule(uint64_t size_bytes)
+{
+	uint32_t granule_bytes = VB_GRANULE_DEFAULT_BYTES;
+
+	while (size_bytes / granule_bytes > GRANULE_COUNT_MAX && granule_bytes < VB_GRANULE_MAX_BYTES)
+		granule_bytes *= 2;
+	return granule_bytes;
 }
 
 void vb_bitmap_free(struct vb_bitmap *bitmap)

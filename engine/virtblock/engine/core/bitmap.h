@@ -24,6 +24,8 @@
 struct vb_bitmap;
 
 struct vb_bitmap *vb_bitmap_new(uint64_t size_bytes, uint32_t granule_bytes, struct vb_error *error);
+/* The usual granule, larger for disks whose bits would take more than 8 MiB. */
+uint32_t vb_bitmap_default_granule(uint64_t size_bytes);
 void vb_bitmap_free(struct vb_bitmap *bitmap);
 uint32_t vb_bitmap_granule_bytes(const struct vb_bitmap *bitmap);
 

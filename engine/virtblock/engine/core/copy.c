@@ -15,8 +15,6 @@
 #include "copy_state.h"
 #include "sys.h"
 
-#define GRANULE_COUNT_MAX (1ull << 26)   /* 8 MiB of bits: default granules grow on disks above 4 TiB */
-
 uint64_t vb_copy_now_ns(void)
 {
 	struct timespec now;
@@ -43,13 +41,8 @@ static int check_sizes(const struct vb_chain *source, const struct vb_writer *de
 
 static uint32_t choose_granule(const struct vb_copy_options *options, uint64_t size_bytes, uint32_t unit_bytes)
 {
-	uint32_t granule_bytes = options->granule_bytes;
+	uint32_t granule_bytes = options->granule_bytes ? options->granule_bytes : vb_bitmap_default_granule(size_bytes);
 
-	if (granule_bytes == 0) {
-		granule_bytes = VB_GRANULE_DEFAULT_BYTES;
-		while (size_bytes / granule_bytes > GRANULE_COUNT_MAX && granule_bytes < VB_GRANULE_MAX_BYTES)
-			granule_bytes *= 2;
-	}
 	return granule_bytes < unit_bytes ? unit_bytes : granule_bytes;
 }
 
@@ -75,7 +68,7 @@ struct vb_copy *vb_copy_new_with(const struct vb_chain *source, struct vb_writer
 	atomic_init(&copy->failed_bytes, UINT64_MAX);
 	copy->throttle = vb_throttle_new(options->bandwidth_bytes_per_s, error);
 	copy->bitmap = vb_bitmap_new(size_bytes, copy->options.granule_bytes, error);
-	if (copy->throttle && copy->bitmap && vb_copy_check_reflink(copy, error) == 0)
+	if (vb_copy_open_digest(copy, error) == 0 && copy->throttle && copy->bitmap && vb_copy_check_reflink(copy, error) == 0)
 		return copy;
 	vb_copy_free(copy);
 	return NULL;
@@ -87,6 +80,7 @@ void vb_copy_free(struct vb_copy *copy)
 		return;
 	vb_plan_free(copy->plan);
 	vb_bitmap_free(copy->bitmap);
+	vb_copy_close_digest(copy);
 	vb_throttle_free(copy->throttle);
 	pthread_mutex_destroy(&copy->error_mutex);
 	free(copy);
@@ -220,7 +214,7 @@ static int move(struct vb_copy *copy, struct vb_error *error)
 	atomic_store(&copy->phase, VB_COPY_COPYING);
 	if (copy->plan->mode == VB_PLAN_FULL && copy->destination->zero_needed && vb_copy_zero_gaps(copy, error))
 		return -1;
-	if (vb_copy_share(copy, error))
+	if (vb_copy_share(copy, error) || vb_copy_digest_shared(copy, error))
 		return -1;
 	vb_copy_run_lanes(copy);
 	if (copy->has_error) {

@@ -12,6 +12,7 @@
 #define VB_COPY_H
 
 #include "bitmap.h"
+#include "digest.h"
 #include "plan.h"
 #include "writer.h"
 
@@ -32,6 +33,7 @@ struct vb_copy_options {
 	uint32_t lane_count;              /* 0: by the number of cores */
 	bool check_space;                 /* refuse before copying when the file system has not enough room */
 	enum vb_reflink reflink;
+	bool digest;                      /* compute the digest of what is read; a copy of the top image alone has none */
 };
 
 enum vb_copy_phase { VB_COPY_NEW = 0, VB_COPY_PLANNING, VB_COPY_COPYING, VB_COPY_FLUSHING, VB_COPY_DONE, VB_COPY_FAILED };
@@ -67,6 +69,8 @@ void vb_copy_progress(const struct vb_copy *copy, struct vb_copy_progress *progr
 /* One byte per cell: the state that most needs showing. */
 enum vb_cell_state { VB_CELL_TODO = 1, VB_CELL_COPYING = 2, VB_CELL_DONE = 3, VB_CELL_ZERO = 4, VB_CELL_DIRTY_AGAIN = 5, VB_CELL_FAILED = 6 };
 void vb_copy_map(const struct vb_copy *copy, uint8_t *cells, size_t cell_count);
+/* The digest of the whole disk as it was read (digest.h); "" when none was asked for, the copy is not done, or it did not see all of it. */
+void vb_copy_digest(const struct vb_copy *copy, char text[VB_DIGEST_TEXT_BYTES]);
 void vb_copy_free(struct vb_copy *copy);
 
 /* Compares what two chains read as. 1: equal; 0: differ, *offset_bytes is the first differing byte; negative: error. Different sizes are

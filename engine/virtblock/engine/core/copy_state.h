@@ -42,6 +42,11 @@ struct vb_copy {
 	uint32_t chunk_bytes;
 	uint64_t cursor_bytes;
 
+	bool has_digest;
+	pthread_mutex_t release_mutex;      /* digest_sum changes together with the bits */
+	struct vb_digest_sum digest_sum;
+	struct vb_bitmap *shared;           /* what was shared and is still to be read for the digest; NULL: not needed */
+
 	atomic_bool is_planned;
 	atomic_bool stop;
 	bool cancelled;             /* by __atomic operations: the planner polls it as a plain bool */
@@ -67,6 +72,15 @@ struct vb_copy *vb_copy_new_with(const struct vb_chain *source, struct vb_writer
 				 const struct vb_copy_options *options, const struct vb_copy_steps *steps, void *owner,
 				 struct vb_error *error);
 uint64_t vb_copy_now_ns(void);
+int vb_copy_open_digest(struct vb_copy *copy, struct vb_error *error);
+void vb_copy_close_digest(struct vb_copy *copy);
+/* Adds a chunk whose units of state `data` are whole in the buffer. What else lies in the buffer may be overwritten with zeros. */
+void vb_copy_add_units(struct vb_digest_sum *sum, uint8_t *buffer, const uint8_t *units, uint8_t data, uint32_t unit_bytes,
+		       uint64_t start_bytes, uint64_t length_bytes);
+/* Ends a claim: bits and digest at one moment. `sum` is what the range adds. */
+void vb_copy_release(struct vb_copy *copy, uint64_t start_bytes, uint64_t length_bytes, bool moved, const struct vb_digest_sum *sum);
+/* Reads what was shared. 0, or negative with `error` filled. */
+int vb_copy_digest_shared(struct vb_copy *copy, struct vb_error *error);
 bool vb_copy_is_cancelled(const struct vb_copy *copy);
 
 /* Makes the disk's large gaps read as zeros on a destination whose content is unknown. 0, or negative with `error` filled. */

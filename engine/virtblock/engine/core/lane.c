@@ -29,6 +29,7 @@ struct lane {
 	uint8_t *buffer;
 	uint8_t *units;              /* enum unit_state of each unit of the chunk */
 	size_t extent_index;         /* where the last chunk's extents began: the next chunk's are mostly near */
+	struct vb_digest_sum sum;    /* of the chunk */
 	uint64_t unsynced_bytes;     /* written since the last hint to write back */
 	pthread_t thread;
 	bool has_thread;
@@ -221,6 +222,10 @@ static int move_chunk(struct lane *lane, const struct chunk *chunk, struct vb_er
 	if (gather(lane, chunk, error))
 		return -1;
 	scan(lane, chunk);
+	lane->sum = (struct vb_digest_sum){0};
+	if (lane->copy->has_digest)
+		vb_copy_add_units(&lane->sum, lane->buffer, lane->units, UNIT_DATA, destination->unit_bytes, chunk->start_bytes,
+				  chunk->length_bytes);
 	if (put(lane, chunk, error))
 		return -1;
 	if (lane->unsynced_bytes >= WRITE_BACK_BYTES && destination->ops->write_back) {
@@ -269,7 +274,7 @@ static void lane_run(struct lane *lane)
 			moved = move_chunk(lane, &chunk, &error) == 0;
 			failed = !moved;
 		}
-		vb_bitmap_release(copy->bitmap, chunk.start_bytes, chunk.length_bytes, moved);
+		vb_copy_release(copy, chunk.start_bytes, chunk.length_bytes, moved, &lane->sum);
 		if (failed)
 			report_error(copy, &error, chunk.start_bytes);
 	}

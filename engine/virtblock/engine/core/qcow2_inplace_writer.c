@@ -343,6 +343,11 @@ static int inplace_publish(struct vb_writer *writer, struct vb_error *error)
 	return result;
 }
 
+static int inplace_unpublish(struct vb_writer *writer, struct vb_error *error)
+{
+	return put_magic(inplace(writer), VB_UNFINISHED_MAGIC, error);
+}
+
 static void inplace_close(struct vb_writer *writer)
 {
 	struct inplace_writer *self = inplace(writer);
@@ -361,6 +366,7 @@ static const struct vb_writer_ops inplace_ops = {
 	.write_back = vb_writer_start_write_back,
 	.checkpoint = inplace_checkpoint,
 	.publish = inplace_publish,
+	.unpublish = inplace_unpublish,
 	.close = inplace_close,
 };
 

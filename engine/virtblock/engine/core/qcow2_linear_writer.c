@@ -201,6 +201,16 @@ static int linear_publish(struct vb_writer *writer, struct vb_error *error)
 	return vb_new_file_publish(writer, &self->target, error);
 }
 
+static int linear_unpublish(struct vb_writer *writer, struct vb_error *error)
+{
+	uint8_t magic[4];
+
+	vb_store_be32(magic, VB_UNFINISHED_MAGIC);
+	if (vb_pwrite_full(writer->file.fd, writer->file.path, magic, sizeof(magic), VB_QCOW2_AT_MAGIC, error))
+		return -1;
+	return vb_writer_sync(writer, error);
+}
+
 static void linear_close(struct vb_writer *writer)
 {
 	struct linear_writer *self = linear(writer);
@@ -221,6 +231,7 @@ static const struct vb_writer_ops linear_ops = {
 	.write_back = vb_writer_start_write_back,
 	.checkpoint = linear_checkpoint,
 	.publish = linear_publish,
+	.unpublish = linear_unpublish,
 	.close = linear_close,
 };
 

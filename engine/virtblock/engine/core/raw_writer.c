@@ -195,6 +195,13 @@ static int raw_publish(struct vb_writer *writer, struct vb_error *error)
 	return 0;
 }
 
+static int raw_unpublish(struct vb_writer *writer, struct vb_error *error)
+{
+	if (writer->file.is_block_device)
+		return vb_fail(error, VB_ERROR_UNSUPPORTED, 0, writer->file.path, -1, "A raw block device cannot be marked unfinished");
+	return put_trailer(writer, error);
+}
+
 static void raw_close(struct vb_writer *writer)
 {
 	if (raw(writer)->is_new)
@@ -211,6 +218,7 @@ static const struct vb_writer_ops raw_ops = {
 	.write_back = vb_writer_start_write_back,
 	.checkpoint = raw_checkpoint,
 	.publish = raw_publish,
+	.unpublish = raw_unpublish,
 	.close = raw_close,
 };
 

@@ -76,6 +76,7 @@ const struct vb_sys vb_sys_linux = {
 	.fchmod = fchmod,
 	.ioctl_u64 = linux_ioctl_u64,
 	.fcntl_lock = linux_fcntl_lock,
+	.fadvise = posix_fadvise,
 	.sync_file_range = linux_sync_file_range,
 	.clone_range = linux_clone_range,
 };

@@ -41,6 +41,7 @@ struct vb_sys {
 	int (*fchmod)(int fd, mode_t mode);
 	int (*ioctl_u64)(int fd, unsigned long request, uint64_t *argument);  /* BLKGETSIZE64, BLKZEROOUT (array of two) … */
 	int (*fcntl_lock)(int fd, int command, struct flock *lock);           /* F_OFD_SETLK, F_OFD_GETLK */
+	int (*fadvise)(int fd, off_t offset, off_t length, int advice);      /* returns the error number */
 	int (*sync_file_range)(int fd, off_t offset, off_t length, unsigned flags);
 	int (*clone_range)(int fd, const struct file_clone_range *range);     /* FICLONERANGE */
 };

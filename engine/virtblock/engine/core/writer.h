@@ -59,6 +59,9 @@ struct vb_writer_ops {
 	/* All data is written: metadata, syncs, and the name or mark that makes it a good image. After success the destination is
 	 * complete and durable and stays locked until close. */
 	int (*publish)(struct vb_writer *writer, struct vb_error *error);
+	/* Takes publish() back, durably: the destination carries the mark of an unfinished copy again, whatever its name is. UNSUPPORTED where
+	 * it cannot carry one. */
+	int (*unpublish)(struct vb_writer *writer, struct vb_error *error);
 	/* Releases everything. An unpublished new destination loses its partial file; PATH itself is never deleted. */
 	void (*close)(struct vb_writer *writer);
 };
