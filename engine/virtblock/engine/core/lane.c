@@ -352,7 +352,7 @@ void vb_copy_run_lanes(struct vb_copy *copy)
 	}
 }
 
-/* Bits first, as for any move: a failure sets them again. */
+/* Bits afterwards: no lane runs yet. */
 static int zero_gap(struct vb_copy *copy, uint64_t start_bytes, uint64_t end_bytes, struct vb_error *error)
 {
 	struct vb_writer *destination = copy->destination;
@@ -362,11 +362,9 @@ static int zero_gap(struct vb_copy *copy, uint64_t start_bytes, uint64_t end_byt
 
 		if (!vb_throttle_pass(copy->throttle, 0))
 			return 0;
-		vb_bitmap_clear(copy->bitmap, start_bytes, length);
-		if (destination->ops->zero(destination, start_bytes, length, error)) {
-			vb_bitmap_set(copy->bitmap, start_bytes, length);
+		if (destination->ops->zero(destination, start_bytes, length, error))
 			return -1;
-		}
+		vb_bitmap_clear(copy->bitmap, start_bytes, length);
 		add(&copy->zero_bytes, length);
 		start_bytes += length;
 	}

@@ -70,7 +70,8 @@ static int take_refusal(struct sharing *sharing, const struct vb_extent *extent,
 	return 0;
 }
 
-/* Bits first, as for any move: a refusal sets them again. The limit is for bytes that move; pause and cancel are for all. */
+/* Bits afterwards: no lane runs yet, and what may be refused must not show as moved. The limit is for bytes that move; pause and
+ * cancel are for all. */
 static int share_extent(struct sharing *sharing, const struct vb_extent *extent, uint64_t start_bytes, uint64_t end_bytes,
 			struct vb_error *error)
 {
@@ -82,12 +83,10 @@ static int share_extent(struct sharing *sharing, const struct vb_extent *extent,
 
 		if (!vb_throttle_pass(copy->throttle, 0))
 			return 0;
-		vb_bitmap_clear(copy->bitmap, start_bytes, length_bytes);
 		if (copy->destination->ops->share(copy->destination, start_bytes, file,
-						  extent->host_offset_bytes + (start_bytes - extent->start_bytes), length_bytes, error)) {
-			vb_bitmap_set(copy->bitmap, start_bytes, length_bytes);
+						  extent->host_offset_bytes + (start_bytes - extent->start_bytes), length_bytes, error))
 			return take_refusal(sharing, extent, error);
-		}
+		vb_bitmap_clear(copy->bitmap, start_bytes, length_bytes);
 		if (copy->shared)
 			vb_bitmap_set(copy->shared, start_bytes, length_bytes);
 		atomic_fetch_add_explicit(&copy->shared_bytes, length_bytes, memory_order_relaxed);
