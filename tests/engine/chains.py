@@ -56,7 +56,7 @@ def random_layers(draw: st.DrawFn, least: int = 1, most: int = 4) -> list[Layer]
     """Base first."""
     layers = []
     for number in range(draw(st.integers(least, most))):
-        kind = draw(st.sampled_from(["v3", "v2", "raw"] if number == 0 else ["v3", "v2"]))
+        kind = draw(st.sampled_from(["v3", "v2", "extended", "raw"] if number == 0 else ["v3", "v2", "extended"]))
         bits = draw(st.sampled_from([14, 16, 17] if kind == "extended" else [9, 10, 12, 14, 16, 18]))
         sector_count = draw(st.integers(1, SECTORS_MAX))
         kinds = ["data", "zero", "unmap"] + ([] if kind == "raw" else ["compressed"])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images with extended L2 entries as sources, in any place of a chain; not written in place, and then not touched."""
+"""Images with extended L2 entries as sources, in any place of a chain, and written in place."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine.sources import ANY_PATH, GIB, KIB, MIB, copy_image, reads_same
+from engine.sources import ANY_PATH, GIB, KIB, MIB, copy_image, noisy_raw, reads_same
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from virtblock.engine import Chain, EngineError, ImageWriter
+from virtblock.engine import Chain, EngineError, ImageWriter, resize_image
 
 SECTOR = 512
 CLUSTER_SIZES = [16 * KIB << shift for shift in range(8)]
@@ -154,18 +154,85 @@ def test_random_chain(
     shutil.rmtree(folder)
 
 
-def test_refused_as_a_destination_in_place(tmp_path: Path, qemu_img: Any, qemu_io: Any, sha256_of: Any) -> None:
-    """Onto an existing one nothing is copied or written, and the reason names the feature."""
-    source = qemu_img.create(tmp_path / "source.qcow2", "qcow2", 1 * MIB)
-    path = qemu_img.create(tmp_path / "extended.qcow2", "qcow2", 1 * MIB, options=_options(64 * KIB))
-    qemu_io(path, "qcow2", "write -P 3 10k 300k")
-    before = sha256_of(path)
-    for mode in ("full", "top"):
-        with pytest.raises(EngineError) as caught:
-            copy_image(source, "qcow2", path, "qcow2", reuse=True, mode=mode)
-        assert caught.value.kind == "unsupported"
-        assert caught.value.path == str(path)
-        assert "extended L2" in caught.value.reason
-    with pytest.raises(EngineError, match="extended L2"), ImageWriter(str(path), "qcow2", ANY_PATH):
-        pass
-    assert sha256_of(path) == before
+def _fill_randomly(path: Path, steps: list[Step], sector_count: int, qemu_io: Any) -> None:
+    """Old content; what does not fit the disk is left out."""
+    flags = {"data": "-P 238", "zero": "-z", "unmap": "-zu"}
+    fitting = [step for step in steps if step[1] + step[2] <= sector_count]
+    commands = [f"write {flags[kind]} {at * SECTOR} {count * SECTOR}" for kind, at, count, _ in fitting]
+    if commands:
+        qemu_io(path, "qcow2", *commands)
+
+
+@SETTINGS
+@given(layers=_layers(), old=_layers(), bits=st.integers(14, 18), shallow=st.booleans())
+def test_copied_onto(
+    layers: Any, old: Any, bits: int, shallow: bool, in_folder: Callable[[], Path], qemu_img: Any, qemu_io: Any
+) -> None:
+    """Onto an image with subclusters of every state: nothing of the old shows through, and it stays what it is."""
+    folder = in_folder()
+    top, content = _make(folder, layers, qemu_img, qemu_io)
+    with Chain([(str(top), "qcow2")], ANY_PATH) as chain:
+        backing = chain.layers[1].path if shallow and len(chain.layers) > 1 else None
+    below = {"backing": backing, "backing_format": "qcow2"} if backing else {}
+    path = qemu_img.create(folder / "old", "qcow2", len(content), options=_options(1 << bits), **below)
+    if not backing:  # what an overlay holds already would hide its backing file
+        _fill_randomly(path, old[0][2], len(content) // SECTOR, qemu_io)
+    copy_image(top, "qcow2", path, "qcow2", reuse=True, mode="top" if backing else "full")
+    (folder / "whole.raw").write_bytes(content)
+    assert reads_same(qemu_img, path, "qcow2", folder / "whole.raw", "raw")
+    qemu_img.check(path)
+    assert qemu_img.info(path)["format-specific"]["data"]["extended-l2"] is True
+    shutil.rmtree(folder)
+
+
+WRITES = st.tuples(st.sampled_from(["data", "zero"]), st.integers(0, 63), st.integers(1, 20), st.integers(1, 255))
+
+
+@SETTINGS
+@given(old=_layers(), steps=st.lists(WRITES), with_backing=st.booleans(), grown=st.integers(0, 3000))
+def test_written_and_grown(
+    old: Any, steps: Any, with_backing: bool, grown: int, in_folder: Callable[[], Path], qemu_img: Any, qemu_io: Any
+) -> None:
+    """Whole clusters over partly allocated ones, and then a larger disk, over a longer backing file or none."""
+    folder, cluster = in_folder(), 16 * KIB
+    size_bytes = 64 * cluster
+    path, below = folder / "image", {}
+    if with_backing:
+        backing = noisy_raw(folder / "backing.raw", 2 * size_bytes, [(0, 2 * size_bytes)])
+        below = {"backing": backing, "backing_format": "raw"}
+    qemu_img.create(path, "qcow2", size_bytes, options=_options(cluster), **below)
+    _fill_randomly(path, old[0][2], size_bytes // SECTOR, qemu_io)
+    with Chain([(str(path), "qcow2")], ANY_PATH) as chain:
+        content = bytearray(chain.read(0, size_bytes))
+    with ImageWriter(str(path), "qcow2", ANY_PATH) as writer:
+        for kind, start, length, value in steps:
+            at, count = start * cluster, min(length, 64 - start) * cluster
+            content[at : at + count] = bytes([value if kind == "data" else 0]) * count
+            if kind == "data":
+                writer.write(at, content[at : at + count])
+            else:
+                writer.zero(at, count)
+    resize_image(str(path), "qcow2", size_bytes + grown * SECTOR, ANY_PATH)
+    (folder / "whole.raw").write_bytes(content + bytes(grown * SECTOR))
+    assert reads_same(qemu_img, path, "qcow2", folder / "whole.raw", "raw")
+    qemu_img.check(path)
+    shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("end_bytes", [512, 3 * KIB, 5 * KIB + 512, 63 * KIB])
+def test_grown_within_a_cluster(end_bytes: int, tmp_path: Path, qemu_img: Any, qemu_io: Any) -> None:
+    """The subclusters behind the old end do not show the backing file; one that the end cuts would, and is refused."""
+    backing = noisy_raw(tmp_path / "backing.raw", 1 * MIB, [(0, 1 * MIB)])
+    path = qemu_img.create(
+        tmp_path / "image", "qcow2", end_bytes, backing=backing, backing_format="raw", options=_options(64 * KIB)
+    )
+    if end_bytes % (2 * KIB):
+        with pytest.raises(EngineError, match="ends within a cluster"):
+            resize_image(str(path), "qcow2", 1 * MIB, ANY_PATH)
+        qemu_io(path, "qcow2", f"write -P 3 {end_bytes - 512} 512")
+    with Chain([(str(path), "qcow2")], ANY_PATH) as chain:
+        before = chain.read(0, end_bytes)
+    resize_image(str(path), "qcow2", 1 * MIB, ANY_PATH)
+    (tmp_path / "whole.raw").write_bytes(before.ljust(1 * MIB, b"\0"))
+    assert reads_same(qemu_img, path, "qcow2", tmp_path / "whole.raw", "raw")
+    qemu_img.check(path)

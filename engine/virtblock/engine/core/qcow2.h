@@ -190,13 +190,37 @@ static inline uint64_t vb_qcow2_table_span_bytes(const struct vb_qcow2_header *h
 	return vb_qcow2_l2_span_bytes(header->cluster_bits) / (vb_qcow2_l2_entry_bytes(header) / 8);
 }
 
+/* One L2 entry. */
+struct vb_l2_entry {
+	uint64_t word;
+	uint64_t bitmap;   /* extended entries only, else 0: subclusters that are allocated (low half), that read as zeros (high half) */
+};
+
+/* Of extended entries: of a whole cluster. */
+#define VB_QCOW2_ALL_ALLOCATED 0x00000000ffffffffull
+#define VB_QCOW2_ALL_ZERO 0xffffffff00000000ull
+
+static inline struct vb_l2_entry vb_qcow2_load_entry(const struct vb_qcow2_header *header, const uint8_t *at)
+{
+	return (struct vb_l2_entry){
+		.word = vb_load_be64(at),
+		.bitmap = vb_qcow2_has_extended_l2(header) ? vb_load_be64(at + 8) : 0,
+	};
+}
+
+static inline void vb_qcow2_store_entry(const struct vb_qcow2_header *header, uint8_t *at, struct vb_l2_entry entry)
+{
+	vb_store_be64(at, entry.word);
+	if (vb_qcow2_has_extended_l2(header))
+		vb_store_be64(at + 8, entry.bitmap);
+}
+
 /* Of an image that is to be read. Reads and checks header and extensions. An image that is unfinished (VB_UNFINISHED_MAGIC) is
  * VB_ERROR_FORMAT and says so. Features that this engine does not read (external data file, encryption) are VB_ERROR_UNSUPPORTED, by
  * name. */
 int vb_qcow2_header_read(const struct vb_file *file, struct vb_qcow2_header *header, struct vb_error *error);
 
-/* The same of an image that is to be changed in place, so that extended L2 entries, which are only read, are VB_ERROR_UNSUPPORTED too; on
- * bytes in memory: `head` is the start of a file of `file_size_bytes`, at least min(one cluster, the file) long; the cluster
+/* The same on bytes in memory: `head` is the start of a file of `file_size_bytes`, at least min(one cluster, the file) long; the cluster
  * size is that of the header. `path` only for messages. */
 int vb_qcow2_header_parse(const uint8_t *head, size_t head_bytes, uint64_t file_size_bytes, const char *path,
 			  struct vb_qcow2_header *header, struct vb_error *error);

@@ -361,14 +361,7 @@ static int parse_all(const struct parse *parse)
 int vb_qcow2_header_parse(const uint8_t *head, size_t head_bytes, uint64_t file_size_bytes, const char *path,
 			  struct vb_qcow2_header *header, struct vb_error *error)
 {
-	const struct parse parse = { head, head_bytes, file_size_bytes, path, header, error };
-
-	if (parse_all(&parse) < 0)
-		return -1;
-	if (!vb_qcow2_has_extended_l2(header))
-		return 0;
-	return vb_fail(error, VB_ERROR_UNSUPPORTED, ENOTSUP, path, -1,
-		       "A qcow2 image with extended L2 entries is not supported for writing in place");
+	return parse_all(&(const struct parse){ head, head_bytes, file_size_bytes, path, header, error });
 }
 
 int vb_qcow2_header_read(const struct vb_file *file, struct vb_qcow2_header *header, struct vb_error *error)

@@ -70,25 +70,39 @@ static bool has_backing(const struct inplace_writer *self)
 
 static uint64_t table_entries(const struct inplace_writer *self)
 {
-	return self->header.cluster_size_bytes / sizeof(uint64_t);
+	return self->header.cluster_size_bytes / vb_qcow2_l2_entry_bytes(&self->header);
 }
 
-static uint64_t entry_at(const struct inplace_writer *self, const uint8_t *table, uint64_t cluster)
+static uint64_t place_in_table(const struct inplace_writer *self, uint64_t cluster)
 {
-	return table ? vb_load_be64(table + (cluster & (table_entries(self) - 1)) * sizeof(uint64_t)) : 0;
+	return (cluster & (table_entries(self) - 1)) * vb_qcow2_l2_entry_bytes(&self->header);
 }
 
-static void set_entry(const struct inplace_writer *self, uint8_t *table, uint64_t cluster, uint64_t entry)
+static struct vb_l2_entry entry_at(const struct inplace_writer *self, const uint8_t *table, uint64_t cluster)
 {
-	vb_store_be64(table + (cluster & (table_entries(self) - 1)) * sizeof(uint64_t), entry);
+	return table ? vb_qcow2_load_entry(&self->header, table + place_in_table(self, cluster)) : (struct vb_l2_entry){0};
 }
 
-/* The host cluster that this entry owns alone, so that it can be written in place; 0 if none. */
-static uint64_t own_host_bytes(uint64_t entry)
+static bool is_equal(struct vb_l2_entry left, struct vb_l2_entry right)
 {
-	if ((entry & VB_QCOW2_COMPRESSED) || !(entry & VB_QCOW2_COPIED))
+	return left.word == right.word && left.bitmap == right.bitmap;
+}
+
+/* The host cluster that this entry owns alone, so that it can be written in place; 0 if none. Of an extended entry the host cluster
+ * has room for all subclusters, also for those that are not allocated. */
+static uint64_t own_host_bytes(struct vb_l2_entry entry)
+{
+	if ((entry.word & VB_QCOW2_COMPRESSED) || !(entry.word & VB_QCOW2_COPIED))
 		return 0;
-	return entry & VB_QCOW2_OFFSET_MASK;
+	return entry.word & VB_QCOW2_OFFSET_MASK;
+}
+
+static struct vb_l2_entry data_entry(const struct inplace_writer *self, uint64_t host_bytes)
+{
+	return (struct vb_l2_entry){
+		.word = host_bytes | VB_QCOW2_COPIED,
+		.bitmap = vb_qcow2_has_extended_l2(&self->header) ? VB_QCOW2_ALL_ALLOCATED : 0,
+	};
 }
 
 /* Guest clusters that follow each other, lie in one L2 table, and will have data that follows each other in the file. */
@@ -130,15 +144,15 @@ static int find_room(struct inplace_writer *self, uint64_t cluster, uint64_t end
 }
 
 /* Drops what an entry referred to and does no more. */
-static int drop_entry(struct inplace_writer *self, uint64_t entry, struct vb_error *error)
+static int drop_entry(struct inplace_writer *self, struct vb_l2_entry entry, struct vb_error *error)
 {
 	uint32_t cluster_bits = self->header.cluster_bits;
-	uint64_t offset_bytes = entry & VB_QCOW2_OFFSET_MASK;
+	uint64_t offset_bytes = entry.word & VB_QCOW2_OFFSET_MASK;
 	uint32_t length;
 
-	if (!(entry & VB_QCOW2_COMPRESSED))
+	if (!(entry.word & VB_QCOW2_COMPRESSED))
 		return offset_bytes ? vb_refcounts_drop_later(&self->refcounts, offset_bytes >> cluster_bits, 1, error) : 0;
-	vb_qcow2_compressed_location(cluster_bits, entry, &offset_bytes, &length);
+	vb_qcow2_compressed_location(cluster_bits, entry.word, &offset_bytes, &length);
 
 	uint64_t first = offset_bytes >> cluster_bits;
 	uint64_t last = (offset_bytes + length - 1) >> cluster_bits;
@@ -157,13 +171,14 @@ static int record(struct inplace_writer *self, const struct segment *segment, st
 		return -1;
 	for (uint64_t index = 0; index < segment->count; index++) {
 		uint64_t host_bytes = segment->host_bytes + index * self->header.cluster_size_bytes;
-		uint64_t old = entry_at(self, table ? table : before, segment->cluster + index);
+		struct vb_l2_entry old = entry_at(self, table ? table : before, segment->cluster + index);
+		struct vb_l2_entry entry = data_entry(self, host_bytes);
 
-		if (old == (host_bytes | VB_QCOW2_COPIED))
+		if (is_equal(old, entry))
 			continue;
 		if (!table && vb_qcow2_table_for_writing(self, l1_index, &table, error))
 			return -1;
-		set_entry(self, table, segment->cluster + index, host_bytes | VB_QCOW2_COPIED);
+		vb_qcow2_store_entry(&self->header, table + place_in_table(self, segment->cluster + index), entry);
 		if (own_host_bytes(old) != host_bytes && drop_entry(self, old, error))
 			return -1;
 	}
@@ -245,14 +260,31 @@ static int inplace_write(struct vb_writer *writer, uint64_t start_bytes, const v
 	return write_clusters(inplace(writer), start_bytes, buffer, length, error);
 }
 
-/* The entry that makes a cluster read as zeros; an own host cluster stays with it. */
-static uint64_t zero_entry(const struct inplace_writer *self, uint64_t old)
+/* Whether the cluster reads as zeros without holding a host cluster. */
+static bool is_bare_zero(const struct inplace_writer *self, struct vb_l2_entry entry)
 {
-	if (self->header.version >= 3 && own_host_bytes(old))
-		return old | VB_QCOW2_ZERO;
-	if ((old & VB_QCOW2_ZERO) && !(old & VB_QCOW2_COMPRESSED) && !(old & VB_QCOW2_OFFSET_MASK))
+	if ((entry.word & VB_QCOW2_COMPRESSED) || (entry.word & VB_QCOW2_OFFSET_MASK))
+		return false;
+	return !has_backing(self) || entry.bitmap == VB_QCOW2_ALL_ZERO || (entry.word & VB_QCOW2_ZERO);
+}
+
+/* The entry that makes a cluster read as zeros; an own host cluster stays with it. */
+static struct vb_l2_entry zero_entry(const struct inplace_writer *self, struct vb_l2_entry old)
+{
+	bool is_extended = vb_qcow2_has_extended_l2(&self->header);
+	struct vb_l2_entry entry = {0};
+
+	if (is_bare_zero(self, old))
 		return old;
-	return has_backing(self) ? VB_QCOW2_ZERO : 0;
+	if (self->header.version >= 3 && own_host_bytes(old))
+		entry.word = old.word;
+	else if (!has_backing(self))
+		return entry;
+	if (is_extended)
+		entry.bitmap = VB_QCOW2_ALL_ZERO;
+	else
+		entry.word |= VB_QCOW2_ZERO;
+	return entry;
 }
 
 /* Zeros clusters [cluster, end) of one L2 table. The host clusters it keeps are emptied: nobody reads them any more. */
@@ -268,14 +300,14 @@ static int zero_in_table(struct inplace_writer *self, uint64_t cluster, uint64_t
 	if (!before && !has_backing(self))
 		return 0;
 	for (; cluster < end; cluster++) {
-		uint64_t old = entry_at(self, table ? table : before, cluster);
-		uint64_t entry = zero_entry(self, old);
+		struct vb_l2_entry old = entry_at(self, table ? table : before, cluster);
+		struct vb_l2_entry entry = zero_entry(self, old);
 
-		if (entry == old)
+		if (is_equal(entry, old))
 			continue;
 		if (!table && vb_qcow2_table_for_writing(self, l1_index, &table, error))
 			return -1;
-		set_entry(self, table, cluster, entry);
+		vb_qcow2_store_entry(&self->header, table + place_in_table(self, cluster), entry);
 		if (!own_host_bytes(entry)) {
 			if (drop_entry(self, old, error))
 				return -1;

@@ -31,35 +31,75 @@ static int check_growth(const struct inplace_writer *self, uint64_t size_bytes, 
 	return 0;
 }
 
+/* Marks the subclusters behind the old end as zeros that nobody has written: the backing file would fill them. False: the one in which
+ * the disk ends shows the backing file, and no mark tells its parts from each other. */
+static bool hide_subclusters(const struct inplace_writer *self, struct vb_l2_entry *entry, uint64_t used_bytes)
+{
+	uint64_t subcluster_bytes = self->header.cluster_size_bytes / VB_QCOW2_SUBCLUSTER_COUNT;
+
+	for (uint64_t start = 0; start < self->header.cluster_size_bytes; start += subcluster_bytes) {
+		uint64_t index = start / subcluster_bytes;
+
+		if (start + subcluster_bytes <= used_bytes || ((entry->bitmap | entry->bitmap >> 32) >> index & 1))
+			continue;
+		if (start < used_bytes)
+			return false;
+		entry->bitmap |= 1ull << (index + VB_QCOW2_SUBCLUSTER_COUNT);
+	}
+	return true;
+}
+
+/* In the cluster in which the disk ends, what the backing file has behind that end must not come to light. */
+static int hide_in_last_cluster(struct inplace_writer *self, uint64_t l1_index, uint64_t place, struct vb_l2_entry *entry,
+				uint64_t used_bytes, struct vb_error *error)
+{
+	struct vb_l2_entry old = *entry;
+	bool is_hidden = (entry->word & ~VB_QCOW2_COPIED) != 0;
+	uint8_t *table;
+
+	if (vb_qcow2_has_extended_l2(&self->header) && !(entry->word & VB_QCOW2_COMPRESSED))
+		is_hidden = hide_subclusters(self, entry, used_bytes);
+	if (!is_hidden)
+		return vb_fail(error, VB_ERROR_UNSUPPORTED, 0, self->base.file.path, -1,
+			       "The disk ends within a cluster that its longer backing file provides; it cannot be grown");
+	if (entry->bitmap == old.bitmap)
+		return 0;
+	if (vb_qcow2_table_for_writing(self, l1_index, &table, error))
+		return -1;
+	vb_qcow2_store_entry(&self->header, table + place, *entry);
+	return 0;
+}
+
 /* The rest of the old last cluster has never been shown; whoever wrote it need not have written zeros there. */
 static int clear_old_tail(struct inplace_writer *self, uint64_t backing_bytes, struct vb_error *error)
 {
-	uint64_t size_bytes = self->header.size_bytes;
-	uint64_t used_bytes = size_bytes & (self->header.cluster_size_bytes - 1);
-	uint64_t entry_index = (size_bytes >> self->header.cluster_bits) & (self->header.cluster_size_bytes / sizeof(uint64_t) - 1);
+	const struct vb_qcow2_header *header = &self->header;
+	uint64_t used_bytes = header->size_bytes & (header->cluster_size_bytes - 1);
+	uint64_t l1_index = header->size_bytes / vb_qcow2_table_span_bytes(header);
+	uint64_t entry_bytes = vb_qcow2_l2_entry_bytes(header);
+	uint64_t place = (header->size_bytes >> header->cluster_bits) * entry_bytes & (header->cluster_size_bytes - 1);
+	struct vb_l2_entry entry = {0};
 	const uint8_t *table;
-	uint64_t entry = 0;
 
 	if (used_bytes == 0)
 		return 0;
-	if (vb_qcow2_table_for_reading(self, size_bytes / vb_qcow2_l2_span_bytes(self->header.cluster_bits), &table, error))
+	if (vb_qcow2_table_for_reading(self, l1_index, &table, error))
 		return -1;
 	if (table)
-		entry = vb_load_be64(table + entry_index * sizeof(uint64_t));
-	if (entry == 0 && backing_bytes > size_bytes)
-		return vb_fail(error, VB_ERROR_UNSUPPORTED, 0, self->base.file.path, -1,
-			       "The disk ends within a cluster that its longer backing file provides; it cannot be grown");
-	if ((entry & VB_QCOW2_COMPRESSED) || !(entry & VB_QCOW2_COPIED) || (entry & VB_QCOW2_ZERO))
+		entry = vb_qcow2_load_entry(header, table + place);
+	if (backing_bytes > header->size_bytes && hide_in_last_cluster(self, l1_index, place, &entry, used_bytes, error))
+		return -1;
+	if ((entry.word & VB_QCOW2_COMPRESSED) || !(entry.word & VB_QCOW2_COPIED) || (entry.word & VB_QCOW2_ZERO))
 		return 0;
 
-	size_t length = self->header.cluster_size_bytes - (size_t)used_bytes;
+	size_t length = header->cluster_size_bytes - (size_t)used_bytes;
 	uint8_t *zeros = calloc(1, length);
 
 	if (!zeros)
 		return vb_fail(error, VB_ERROR_MEMORY, 0, self->base.file.path, -1, "No memory for a cluster");
 
 	int result = vb_pwrite_full(self->base.file.fd, self->base.file.path, zeros, length,
-				    (entry & VB_QCOW2_OFFSET_MASK) + used_bytes, error);
+				    (entry.word & VB_QCOW2_OFFSET_MASK) + used_bytes, error);
 
 	free(zeros);
 	return result;
@@ -133,7 +173,7 @@ int vb_qcow2_grow(struct vb_writer *writer, uint64_t size_bytes, uint64_t backin
 {
 	struct inplace_writer *self = (struct inplace_writer *)writer;
 	struct vb_qcow2_header old = self->header;
-	uint64_t span_bytes = vb_qcow2_l2_span_bytes(old.cluster_bits);
+	uint64_t span_bytes = vb_qcow2_table_span_bytes(&old);
 
 	size_bytes = (size_bytes + 511) / 512 * 512;
 

@@ -165,7 +165,21 @@ static int check_uncopied(struct inplace_writer *self, uint64_t offset_bytes, ui
 	return count == 1 ? own(self, offset_bytes, 1, at_bytes, error) : 0;
 }
 
-static int check_entry(struct inplace_writer *self, uint64_t entry, bool is_shared, uint64_t at_bytes, struct vb_error *error)
+/* What the subclusters of an extended entry say must agree with each other and with the first word. */
+static int check_bitmap(struct inplace_writer *self, struct vb_l2_entry entry, uint64_t at_bytes, struct vb_error *error)
+{
+	if ((entry.word & VB_QCOW2_COMPRESSED) && entry.bitmap)
+		return corrupt(self, at_bytes, "a compressed cluster has a subcluster bitmap", entry.bitmap, error);
+	if (!(entry.word & VB_QCOW2_COMPRESSED) && (entry.word & VB_QCOW2_ZERO))
+		return corrupt(self, at_bytes, "an L2 entry has reserved bits set", entry.word, error);
+	if (entry.bitmap >> 32 & entry.bitmap)
+		return corrupt(self, at_bytes, "subclusters are both allocated and zero", entry.bitmap, error);
+	if ((entry.bitmap & VB_QCOW2_ALL_ALLOCATED) && !(entry.word & VB_QCOW2_OFFSET_MASK))
+		return corrupt(self, at_bytes, "subclusters are allocated, but no cluster for them", entry.bitmap, error);
+	return 0;
+}
+
+static int check_word(struct inplace_writer *self, uint64_t entry, bool is_shared, uint64_t at_bytes, struct vb_error *error)
 {
 	uint64_t offset_bytes = entry & VB_QCOW2_OFFSET_MASK;
 	uint64_t count;
@@ -188,6 +202,15 @@ static int check_entry(struct inplace_writer *self, uint64_t entry, bool is_shar
 	return count == 1 ? 0 : corrupt(self, at_bytes, "a cluster is marked COPIED but its refcount is not 1", entry, error);
 }
 
+static int check_entry(struct inplace_writer *self, const uint8_t *at, bool is_shared, uint64_t at_bytes, struct vb_error *error)
+{
+	struct vb_l2_entry entry = vb_qcow2_load_entry(&self->header, at);
+
+	if (vb_qcow2_has_extended_l2(&self->header) && check_bitmap(self, entry, at_bytes, error))
+		return -1;
+	return entry.word ? check_word(self, entry.word, is_shared, at_bytes, error) : 0;
+}
+
 static int load_table(struct inplace_writer *self, uint64_t l1_index, struct vb_error *error)
 {
 	struct vb_l2_slot *slot = &self->l2[l1_index];
@@ -202,10 +225,8 @@ static int load_table(struct inplace_writer *self, uint64_t l1_index, struct vb_
 		free(bytes);
 		return -1;
 	}
-	for (size_t at = 0; !slot->is_checked && at < length; at += sizeof(uint64_t)) {
-		uint64_t entry = vb_load_be64(bytes + at);
-
-		if (entry && check_entry(self, entry, !(l1_entry & VB_QCOW2_COPIED), offset_bytes + at, error)) {
+	for (size_t at = 0; !slot->is_checked && at < length; at += vb_qcow2_l2_entry_bytes(&self->header)) {
+		if (check_entry(self, bytes + at, !(l1_entry & VB_QCOW2_COPIED), offset_bytes + at, error)) {
 			free(bytes);
 			return -1;
 		}
