@@ -26,7 +26,7 @@ fi
 
 input_limit() {
 	case "$1" in
-	fuzz_bitmap | fuzz_compressed) echo 8192 ;;
+	fuzz_bitmap | fuzz_compressed | fuzz_deflate) echo 8192 ;;
 	fuzz_header) echo 32768 ;;
 	*) echo 131072 ;;
 	esac
@@ -37,6 +37,7 @@ short_run_inputs() {
 	case "$1" in
 	fuzz_header) echo 500000 ;;
 	fuzz_inplace) echo 20000 ;;
+	fuzz_deflate) echo 2000 ;;
 	*) echo 80000 ;;
 	esac
 }

@@ -110,6 +110,14 @@ def compressed_inputs(images: list[bytes]) -> list[bytes]:
     return inputs
 
 
+def content_inputs() -> list[bytes]:
+    """For the encoder: text, numbers, one byte over and over, and records that differ in a little."""
+    text = b"".join(b"line %d of a file\n" % (number * number % 97) for number in range(200))
+    records = b"".join(struct.pack("<IHHQ", number, 7, number % 5, 1 << number % 40) for number in range(300))
+    return [bytes([level, room, level % 3]) + content for level in (0, 5, 8) for room in (0, 3)
+            for content in (b"", text, records, bytes([9]) * 5000, bytes(range(256)) * 20)]  # fmt: skip
+
+
 def damaged_image(cluster_bits: int, l1_offset: int, refcount_table_offset: int, refcount_order: int = 4) -> bytearray:
     """A version 3 header with one L1 entry and one cluster of refcount table."""
     image = bytearray(112)
@@ -171,6 +179,7 @@ def main() -> None:
     write_seeds(folder / "fuzz_inplace", [*seeds, *damaged_inplace_inputs()])
     write_seeds(folder / "fuzz_compressed", [*compressed_inputs(images), STREAM_AT_THE_END])
     write_seeds(folder / "fuzz_bitmap", bitmap_inputs())
+    write_seeds(folder / "fuzz_deflate", content_inputs())
 
 
 if __name__ == "__main__":

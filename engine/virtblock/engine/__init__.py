@@ -30,7 +30,7 @@ from virtblock.engine._core import (
     probe,
     resize_image,
 )
-from virtblock.engine.kinds import CopyMode, CopyPhase, ErrorKind, ImageFormat, ReflinkMode
+from virtblock.engine.kinds import Compression, CopyMode, CopyPhase, ErrorKind, ImageFormat, ReflinkMode
 
 __all__ = [
     "CELL_COPYING",
@@ -42,6 +42,7 @@ __all__ = [
     "Bitmap",
     "CancelFlag",
     "Chain",
+    "Compression",
     "Copy",
     "CopyMode",
     "CopyPhase",

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, Literal, final
 
-from virtblock.engine.kinds import CopyMode, CopyPhase, ErrorKind, ImageFormat, ReflinkMode
+from virtblock.engine.kinds import Compression, CopyMode, CopyPhase, ErrorKind, ImageFormat, ReflinkMode
 
 CELL_TODO: Final = 1
 CELL_COPYING: Final = 2
@@ -157,6 +157,7 @@ class CopyProgress:
     remaining_bytes: int
     read_bytes: int
     written_bytes: int
+    stored_bytes: int  # of a compressed destination: what `written_bytes` take in its file so far; else 0
     shared_bytes: int  # extents shared with the source's files: neither read nor written
     zero_bytes: int
     elapsed_ns: int
@@ -190,6 +191,8 @@ class Copy:
         durable: bool = True,
         reflink: ReflinkMode = "auto",  # core/copy.h
         digest: bool = False,
+        compression: Compression = "none",  # of a new qcow2
+        compression_level: int = 0,  # zlib: 1 to 9; zstd: 1 to 22; 0: the method's default (6, 3)
     ) -> Copy: ...
     def run(self) -> None:
         """Returns when the destination is complete and durable; may be called once.

@@ -38,6 +38,7 @@ _FORMATS = {"raw": VB_FORMAT_RAW, "qcow2": VB_FORMAT_QCOW2}
 _FORMAT_NAMES = {VB_FORMAT_RAW: "raw", VB_FORMAT_QCOW2: "qcow2"}
 _MODES = {"full": VB_PLAN_FULL, "top": VB_PLAN_TOP}
 _REFLINKS = {"auto": VB_REFLINK_AUTO, "never": VB_REFLINK_NEVER, "always": VB_REFLINK_ALWAYS}
+_COMPRESSIONS = {"none": VB_COMPRESS_NONE, "zlib": VB_COMPRESS_ZLIB, "zstd": VB_COMPRESS_ZSTD}
 _EXTENT_NAMES = {VB_EXTENT_ZERO: "zero", VB_EXTENT_DATA: "data", VB_EXTENT_COMPRESSED: "compressed"}
 
 _OFFSET_MAX = 2**63 - 1
@@ -48,6 +49,7 @@ _GRANULE_MIN_BYTES = 4096
 _GRANULE_MAX_BYTES = 64 * 1024 * 1024
 _LANE_COUNT_MAX = 64
 _LAYER_INDEX_MAX = 65535
+_LEVEL_MAX = 2**31 - 1  # the core knows each method's own
 _CELL_COUNT_MAX = 1024 * 1024
 _RAW_UNIT_BYTES = 4096
 _INCOMPATIBLE_DIRTY = 1
@@ -121,6 +123,13 @@ cdef int _reflink_number(object name) except -1:
     number = _REFLINKS.get(name)
     if number is None:
         raise _invalid(f"Unknown reflink mode {name!r}; known are auto, never and always")
+    return number
+
+
+cdef int _compression_number(object name) except -1:
+    number = _COMPRESSIONS.get(name)
+    if number is None:
+        raise _invalid(f"Unknown compression {name!r}; known are none, zlib and zstd")
     return number
 
 

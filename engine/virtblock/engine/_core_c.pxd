@@ -140,6 +140,11 @@ cdef extern from "plan.h" nogil:
 
 
 cdef extern from "writer.h" nogil:
+    enum vb_compress:
+        VB_COMPRESS_NONE
+        VB_COMPRESS_ZLIB
+        VB_COMPRESS_ZSTD
+
     struct vb_destination_spec:
         const char *path
         vb_format format
@@ -148,6 +153,8 @@ cdef extern from "writer.h" nogil:
         const char *backing_path
         const char *backing_format
         uint32_t cluster_size_bytes
+        vb_compress compression
+        int compression_level
         c_bool durable
 
     struct vb_writer:
@@ -237,6 +244,7 @@ cdef extern from "copy.h" nogil:
         uint64_t remaining_bytes
         uint64_t read_bytes
         uint64_t written_bytes
+        uint64_t stored_bytes
         uint64_t shared_bytes
         uint64_t zero_bytes
         uint64_t elapsed_ns

@@ -103,7 +103,7 @@ cdef class CopyProgress:
     cdef readonly str phase
     cdef readonly bint paused
     cdef readonly uint64_t size_bytes, total_bytes, moved_bytes, remaining_bytes, read_bytes, written_bytes
-    cdef readonly uint64_t shared_bytes, zero_bytes, elapsed_ns, bandwidth_bytes_per_s
+    cdef readonly uint64_t stored_bytes, shared_bytes, zero_bytes, elapsed_ns, bandwidth_bytes_per_s
 
     def __init__(self):
         raise TypeError("CopyProgress is made by Copy.progress()")
@@ -122,6 +122,7 @@ cdef CopyProgress _copy_progress(const vb_copy_progress *said):
     progress.remaining_bytes = said.remaining_bytes
     progress.read_bytes = said.read_bytes
     progress.written_bytes = said.written_bytes
+    progress.stored_bytes = said.stored_bytes
     progress.shared_bytes = said.shared_bytes
     progress.zero_bytes = said.zero_bytes
     progress.elapsed_ns = said.elapsed_ns
@@ -176,7 +177,7 @@ cdef class Copy:
         self, Chain source not None, destination_path, destination_format, PathPolicy policy not None, *,
         mode="full", bint reuse=False, backing_path=None, backing_format=None, cluster_size_bytes=0,
         bandwidth_bytes_per_s=0, granule_bytes=0, lane_count=0, bint check_space=True, bint durable=True,
-        reflink="auto", bint digest=False,
+        reflink="auto", bint digest=False, compression="none", compression_level=0,
     ):
         self._mutex = allocate_lock()
         cdef vb_copy_options options
@@ -195,6 +196,8 @@ cdef class Copy:
         )
         wanted.spec.reuse = reuse
         wanted.spec.durable = durable
+        wanted.spec.compression = <vb_compress>_compression_number(compression)
+        wanted.spec.compression_level = _within(compression_level, "compression_level", 0, _LEVEL_MAX)
         cdef const vb_chain *chain = source._enter()
         cdef vb_error error
         memset(&error, 0, sizeof(error))

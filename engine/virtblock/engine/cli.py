@@ -22,7 +22,7 @@ from virtblock.engine.progress_bar import ProgressBar
 from virtblock.engine.units import bytes_text, parse_rate
 
 if TYPE_CHECKING:
-    from virtblock.engine import ImageFormat
+    from virtblock.engine import Compression, ImageFormat
 
 EXIT_DONE = 0
 EXIT_FAILED = 1
@@ -30,8 +30,9 @@ EXIT_USAGE = 2
 
 _FORMATS_BY_ENDING: dict[str, ImageFormat] = {".qcow2": "qcow2", ".raw": "raw", ".img": "raw"}
 _EPILOG = """\
-The destination gets the source's format, or raw with --raw. A new destination appears under its name only when it is
-complete and on the disk. Backing files are opened only in SOURCE's own folder and in each --allow-path.
+The destination gets the source's format, raw with --raw, or qcow2 with --compress. A new destination appears under its
+name only when it is complete and on the disk. Backing files are opened only in SOURCE's own folder and in each
+--allow-path.
 
 exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated
 """
@@ -62,6 +63,15 @@ def _parser() -> argparse.ArgumentParser:
     add("--shallow", action="store_true", help="copy only the top image; DEST keeps SOURCE's backing file")
     add("--reuse", action="store_true", help="write into the existing DEST and keep what it says of itself")
     add("--raw", action="store_true", help="DEST is raw")
+    add(
+        "-c",
+        "--compress",
+        choices=("zlib", "zstd"),
+        metavar="[=zlib|zstd]",
+        help="DEST is a new qcow2 image of compressed clusters; zlib unless said. A cluster that does not become "
+        "smaller is stored as it is",
+    )
+    add("--compression-level", metavar="N", help="1 to 9 for zlib (default 6), 1 to 22 for zstd (default 3)")
     add("--bitmap", metavar="NAME", help="copy what a persistent bitmap marks (not supported by this version)")
     add("--bandwidth", metavar="MiB/s", help="speed limit; also with a unit, as in 500K, 1.5G or 20MiB/s")
     add(
@@ -115,6 +125,29 @@ def _bandwidth(options: argparse.Namespace) -> int:
         raise UsageError(f"--bandwidth: {error}") from None
 
 
+def _compression(options: argparse.Namespace) -> Compression:
+    if options.compress is None:
+        if options.compression_level is not None:
+            raise UsageError("--compression-level needs --compress")
+        return "none"
+    for name, is_asked in {"--raw": options.raw, "--reuse": options.reuse}.items():
+        if is_asked:
+            raise UsageError(f"--compress makes a new qcow2 image; it cannot go with {name}")
+    if options.reflink == "always":
+        raise UsageError("--compress shares no extents; it cannot go with --reflink=always")
+    return "zstd" if options.compress == "zstd" else "zlib"
+
+
+def _compression_level(options: argparse.Namespace) -> int:
+    if options.compression_level is None:
+        return 0
+    highest = 22 if options.compress == "zstd" else 9
+    text: str = options.compression_level
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= highest):
+        raise UsageError(f"--compression-level: '{text}' is not one of 1 to {highest}")
+    return int(text)
+
+
 def _request(options: argparse.Namespace) -> Request:
     _refuse_later_options(options)
     for name in ("source", "destination"):
@@ -132,6 +165,8 @@ def _request(options: argparse.Namespace) -> Request:
         verify=options.verify,
         digest=options.digest,
         reflink=options.reflink,
+        compression=_compression(options),
+        compression_level=_compression_level(options),
     )
 
 
@@ -162,12 +197,14 @@ class _Output:
             return self._json(EXIT_DONE, "done", report.fields())
         moved_bytes, size_bytes = report.progress.total_bytes, report.progress.size_bytes
         verified = ", verified" if report.verified else ""
+        ratio = report.compression_ratio
+        compressed = "" if ratio is None else f", {report.compression} to {ratio:.1%}"
         shared_bytes = report.progress.shared_bytes
         shared = f", {bytes_text(shared_bytes)} shared" if shared_bytes else ""
         _say(
             f"Copied {bytes_text(moved_bytes)} of a {bytes_text(size_bytes)} disk in {report.seconds:.2f} s "
             f"({bytes_text(report.rate_of(moved_bytes))}/s): "
-            f"'{report.destination}', {report.destination_format}{shared}{verified}",
+            f"'{report.destination}', {report.destination_format}{compressed}{shared}{verified}",
             sys.stdout,
         )
         if report.digest:
@@ -226,12 +263,19 @@ def _left_behind(request: Request, *, existed: bool) -> str:
     return f"'{name}', an empty file" if status.st_size == 0 else f"'{name}'"
 
 
+def _with_compress_method(arguments: list[str]) -> list[str]:
+    """Give --compress its method where it stands alone: argparse would take SOURCE, which follows, for it."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    head = ["--compress=zlib" if argument in {"-c", "--compress"} else argument for argument in arguments[:end]]
+    return head + arguments[end:]
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     output = _Output(as_json="--json" in arguments)
     try:
-        options = _parser().parse_args(arguments)
+        options = _parser().parse_args(_with_compress_method(arguments))
         request = _request(options)
     except UsageError as error:
         return output.usage(str(error))

@@ -20,7 +20,7 @@ from virtblock.engine import CancelFlag, Chain, Copy, CopyProgress, EngineError,
 from virtblock.engine.progress_bar import REDRAW_INTERVAL_S, ProgressBar
 
 if TYPE_CHECKING:
-    from virtblock.engine import CopyMode, ImageFormat, ReflinkMode
+    from virtblock.engine import Compression, CopyMode, ImageFormat, ReflinkMode
 
 Result = TypeVar("Result")
 
@@ -41,6 +41,8 @@ class Request(NamedTuple):
     verify: bool = False
     digest: bool = False
     reflink: ReflinkMode = "auto"
+    compression: Compression = "none"
+    compression_level: int = 0  # 0: the method's default
 
 
 class CopyReport(NamedTuple):
@@ -51,6 +53,7 @@ class CopyReport(NamedTuple):
     destination: str
     destination_format: ImageFormat
     mode: CopyMode
+    compression: Compression
     progress: CopyProgress
     verified: bool | None  # None: not asked for
     verify_seconds: float | None = None
@@ -65,19 +68,31 @@ class CopyReport(NamedTuple):
         """Bytes per second over the whole copy."""
         return count_bytes / self.seconds if self.seconds > 0 else 0.0
 
+    @property
+    def compression_ratio(self) -> float | None:
+        """What the data takes in a compressed destination, as a share of its length; None where it is none."""
+        progress = self.progress
+        if self.compression == "none" or progress.written_bytes == 0:
+            return None
+        return progress.stored_bytes / progress.written_bytes
+
     def fields(self) -> dict[str, object]:
         """For JSON."""
         progress = self.progress
+        ratio = self.compression_ratio
         return {
             "source": self.source,
             "source_format": self.source_format,
             "destination": self.destination,
             "destination_format": self.destination_format,
             "mode": self.mode,
+            "compression": self.compression,
+            "compression_ratio": None if ratio is None else round(ratio, 6),
             "virtual_size_bytes": progress.size_bytes,
             "total_bytes": progress.total_bytes,
             "read_bytes": progress.read_bytes,
             "written_bytes": progress.written_bytes,
+            "stored_bytes": progress.stored_bytes,
             "shared_bytes": progress.shared_bytes,
             "zero_bytes": progress.zero_bytes,
             "seconds": round(self.seconds, 6),
@@ -145,6 +160,7 @@ def run_copy(request: Request, bar: ProgressBar | None = None) -> CopyReport:
                 destination=os.path.realpath(request.destination),
                 destination_format=destination_format,
                 mode=mode,
+                compression=request.compression,
                 progress=copy.progress(),
                 verified=None,
                 digest=copy.digest,
@@ -172,6 +188,8 @@ def _destination_format(request: Request, policy: PathPolicy) -> ImageFormat:
     """As libvirt decides: what was said, else what a reused file is, else the source's."""
     if request.raw:
         return "raw"
+    if request.compression != "none":
+        return "qcow2"
     return probe(request.destination, policy) if request.reuse else request.source_format
 
 
@@ -191,6 +209,8 @@ def _new_copy(
         bandwidth_bytes_per_s=request.bandwidth_bytes_per_s,
         reflink=request.reflink,
         digest=request.digest or request.verify,
+        compression=request.compression,
+        compression_level=request.compression_level,
     )
 
 

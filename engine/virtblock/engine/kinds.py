@@ -7,6 +7,7 @@ from typing import Literal
 
 ImageFormat = Literal["raw", "qcow2"]
 CopyMode = Literal["full", "top"]
+Compression = Literal["none", "zlib", "zstd"]
 ReflinkMode = Literal["auto", "never", "always"]
 ErrorKind = Literal[
     "system",

@@ -20,6 +20,7 @@ static int copy_chain(const struct copy_request *request, const struct vb_policy
 		.backing_path = request->backing_path,
 		.backing_format = request->backing_format,
 		.cluster_size_bytes = request->cluster_size_bytes ? request->cluster_size_bytes : 65536,
+		.compression = request->compression,
 		.durable = true,
 	};
 	struct vb_copy_options options = {

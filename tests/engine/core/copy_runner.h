@@ -20,6 +20,7 @@ struct copy_request {
 	uint32_t lane_count;
 	uint64_t bandwidth_bytes_per_s;
 	enum vb_reflink reflink;
+	enum vb_compress compression;
 };
 
 /* Opens, copies, closes. `progress` (may be NULL) is the last one of the copy. */

@@ -71,9 +71,8 @@ static bool has_begun(void)
 	return false;
 }
 
-static void fail_everywhere(enum vb_format format, bool reuse, int number)
+static void fail_request_everywhere(struct copy_request request, int number)
 {
-	struct copy_request request = request_for(format, reuse);
 	unsigned left_count = 0;
 
 	for (unsigned at = 1;; at++) {
@@ -88,8 +87,8 @@ static void fail_everywhere(enum vb_format format, bool reuse, int number)
 		if (result)
 			judge_failure(&request, has_begun());
 		else
-			check_same(disk_path, VB_FORMAT_RAW, copy_path, format);
-		if (result == 0 && format == VB_FORMAT_QCOW2 && at % 8 == 0)
+			check_same(disk_path, VB_FORMAT_RAW, copy_path, request.format);
+		if (result == 0 && request.format == VB_FORMAT_QCOW2 && at % 8 == 0)
 			check_image(copy_path, false);
 		left_count += exists(partial_path);
 		if (!is_reached) {
@@ -102,6 +101,11 @@ static void fail_everywhere(enum vb_format format, bool reuse, int number)
 	recorder_forget();
 }
 
+static void fail_everywhere(enum vb_format format, bool reuse, int number)
+{
+	fail_request_everywhere(request_for(format, reuse), number);
+}
+
 static void new_raw(void)
 {
 	fail_everywhere(VB_FORMAT_RAW, false, EIO);
@@ -112,6 +116,17 @@ static void new_qcow2(void)
 {
 	fail_everywhere(VB_FORMAT_QCOW2, false, EIO);
 	fail_everywhere(VB_FORMAT_QCOW2, false, ENOSPC);
+}
+
+static void new_compressed(void)
+{
+	struct copy_request request = request_for(VB_FORMAT_QCOW2, false);
+
+	request.compression = VB_COMPRESS_ZLIB;
+	request.cluster_size_bytes = 4096;
+	fail_request_everywhere(request, EIO);
+	request.compression = VB_COMPRESS_ZSTD;
+	fail_request_everywhere(request, ENOSPC);
 }
 
 static void existing_raw(void)
@@ -179,6 +194,7 @@ int main(void)
 	CHECK_EQUAL(test_shell("qemu-img convert -f raw -O qcow2 -o cluster_size=4096 old old.qcow2"), 0);
 	RUN(new_raw);
 	RUN(new_qcow2);
+	RUN(new_compressed);
 	RUN(existing_raw);
 	RUN(existing_qcow2);
 	RUN(making_and_growing);

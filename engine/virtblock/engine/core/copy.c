@@ -115,6 +115,9 @@ static int check_space(const struct vb_copy *copy, struct vb_error *error)
 
 	if (!copy->options.check_space || destination->spec.reuse || destination->file.is_block_device)
 		return 0;
+	/* What compression will save is known at the end alone, and a bound without it would refuse most copies that do fit. */
+	if (destination->spec.compression != VB_COMPRESS_NONE)
+		return 0;
 	if (vb_sys->fstatvfs(destination->file.fd, &room))
 		return vb_fail(error, VB_ERROR_SYSTEM, errno, destination->file.path, -1,
 			       "Cannot read the free space of the destination's file system");

@@ -47,6 +47,7 @@ struct vb_copy_progress {
 	uint64_t remaining_bytes;    /* dirty + in flight */
 	uint64_t read_bytes;
 	uint64_t written_bytes;      /* data put on the destination */
+	uint64_t stored_bytes;       /* of a compressed destination: what written_bytes take in its file so far; else 0 */
 	uint64_t shared_bytes;       /* data whose extents the destination shares: neither read nor written */
 	uint64_t zero_bytes;         /* found or known zero and not written as data */
 	uint64_t elapsed_ns;

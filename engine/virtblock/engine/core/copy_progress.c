@@ -16,6 +16,7 @@ void vb_copy_progress(const struct vb_copy *copy, struct vb_copy_progress *progr
 	progress->size_bytes = copy->size_bytes;
 	progress->read_bytes = atomic_load_explicit(&copy->read_bytes, memory_order_relaxed);
 	progress->written_bytes = atomic_load_explicit(&copy->written_bytes, memory_order_relaxed);
+	progress->stored_bytes = atomic_load_explicit(&copy->destination->stored_bytes, memory_order_relaxed);
 	progress->shared_bytes = atomic_load_explicit(&copy->shared_bytes, memory_order_relaxed);
 	progress->zero_bytes = atomic_load_explicit(&copy->zero_bytes, memory_order_relaxed);
 	progress->bandwidth_bytes_per_s = vb_throttle_rate(copy->throttle);

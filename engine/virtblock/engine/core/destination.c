@@ -17,6 +17,7 @@
 #include "sys.h"
 
 #define RAW_UNIT_BYTES 4096u
+#define DEVICE_HEADER_BYTES 4096u      /* the largest logical block: holds the magic, and is written whole */
 #define SHARE_BLOCK_MAX_BYTES 65536u   /* the largest block of a file system that shares; network ones name a transfer size */
 
 int vb_destination_check_source(const struct vb_file *file, const struct vb_chain *source, struct vb_error *error)
@@ -43,7 +44,18 @@ static int check_spec(const struct vb_destination_spec *spec, struct vb_error *e
 	if (spec->virtual_size_bytes > INT64_MAX)
 		return vb_fail(error, VB_ERROR_INVALID, 0, spec->path, -1, "A disk cannot have %llu bytes",
 			       (unsigned long long)spec->virtual_size_bytes);
+	if (spec->compression != VB_COMPRESS_NONE && vb_qcow2_compressed_check(spec, error))
+		return -1;
 	return spec->format == VB_FORMAT_QCOW2 && !spec->reuse ? vb_qcow2_linear_check(spec, error) : 0;
+}
+
+/* `target` NULL: `file` is a block device. */
+static struct vb_writer *new_qcow2(struct vb_file *target, struct vb_file *file, const struct vb_destination_spec *spec,
+				   struct vb_error *error)
+{
+	if (spec->compression != VB_COMPRESS_NONE)
+		return vb_qcow2_compressed_writer_new(target, file, spec, error);
+	return vb_qcow2_linear_writer_new(target, file, spec, error);
 }
 
 static struct vb_writer *open_new(const struct vb_policy *policy, const struct vb_destination_spec *spec, bool exclusive,
@@ -55,7 +67,7 @@ static struct vb_writer *open_new(const struct vb_policy *policy, const struct v
 		return NULL;
 	if (spec->format == VB_FORMAT_RAW)
 		return vb_raw_writer_new(&target, &partial, spec, error);
-	return vb_qcow2_linear_writer_new(&target, &partial, spec, error);
+	return new_qcow2(&target, &partial, spec, error);
 }
 
 /* Claims a block device against mounts and other claims: O_EXCL without O_CREAT, by the name in the folder that the policy allowed. */
@@ -168,7 +180,7 @@ static struct vb_writer *open_device(const struct vb_policy *policy, const struc
 
 	if (spec->format == VB_FORMAT_RAW)
 		return open_reused(policy, spec, VB_EXISTING_DESTINATION, source, error);
-	return open_guarded(policy, spec->path, source, &file, error) ? NULL : vb_qcow2_linear_writer_new(NULL, &file, spec, error);
+	return open_guarded(policy, spec->path, source, &file, error) ? NULL : new_qcow2(NULL, &file, spec, error);
 }
 
 struct vb_writer *vb_writer_open(const struct vb_policy *policy, const struct vb_destination_spec *spec,
@@ -300,6 +312,23 @@ int vb_writer_sync(struct vb_writer *writer, struct vb_error *error)
 		return 0;
 	atomic_store(&writer->has_failed_sync, true);
 	return -1;
+}
+
+int vb_writer_check_plan(const struct vb_writer *writer, const struct vb_plan *plan, struct vb_error *error)
+{
+	if (plan && plan->mode == VB_PLAN_FULL && writer->spec.backing_path)
+		return vb_fail(error, VB_ERROR_INVALID, 0, writer->file.path, -1,
+			       "A full copy would be mixed with its backing file '%s'", writer->spec.backing_path);
+	return 0;
+}
+
+int vb_writer_clear_device_head(struct vb_writer *writer, struct vb_error *error)
+{
+	static const uint8_t zeros[DEVICE_HEADER_BYTES];
+
+	if (vb_pwrite_full(writer->file.fd, writer->file.path, zeros, sizeof(zeros), 0, error))
+		return -1;
+	return vb_writer_sync(writer, error);
 }
 
 void vb_writer_start_write_back(struct vb_writer *writer)

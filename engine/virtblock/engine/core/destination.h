@@ -28,6 +28,10 @@ struct vb_writer *vb_qcow2_linear_writer_new(struct vb_file *target, struct vb_f
 					     const struct vb_destination_spec *spec, struct vb_error *error);
 /* Whether such an image can be made: cluster size, backing file's name and format. */
 int vb_qcow2_linear_check(const struct vb_destination_spec *spec, struct vb_error *error);
+struct vb_writer *vb_qcow2_compressed_writer_new(struct vb_file *target, struct vb_file *file,
+						 const struct vb_destination_spec *spec, struct vb_error *error);
+/* Whether such an image can be compressed: a new qcow2, and the level. */
+int vb_qcow2_compressed_check(const struct vb_destination_spec *spec, struct vb_error *error);
 /* The size of an image that a tool changes is its own, not the spec's. */
 struct vb_writer *vb_qcow2_inplace_writer_open(struct vb_file *file, const struct vb_destination_spec *spec,
 					       enum vb_existing_role role, struct vb_error *error);
@@ -57,6 +61,10 @@ int vb_writer_init(struct vb_writer *writer, const struct vb_writer_ops *ops, st
 void vb_writer_release(struct vb_writer *writer);
 /* Within the disk, and for qcow2 in whole clusters but at its end; INVALID otherwise. */
 int vb_writer_check_range(const struct vb_writer *writer, uint64_t start_bytes, uint64_t length_bytes, struct vb_error *error);
+/* A new qcow2's plan and its backing file belong together; INVALID otherwise. `plan` may be NULL. */
+int vb_writer_check_plan(const struct vb_writer *writer, const struct vb_plan *plan, struct vb_error *error);
+/* Takes the magic of what a block device held away, durably: it opens no more, and what it gets opens only when it is complete. */
+int vb_writer_clear_device_head(struct vb_writer *writer, struct vb_error *error);
 /* fdatasync if the destination is durable. Once it failed it fails for good: the kernel reports a lost page only once. */
 int vb_writer_sync(struct vb_writer *writer, struct vb_error *error);
 /* Starts write-back of what is dirty now, without waiting for it. */

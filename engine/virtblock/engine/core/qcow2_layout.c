@@ -212,3 +212,13 @@ const struct vb_qcow2_run *vb_qcow2_layout_find(const struct vb_qcow2_layout *la
 		return NULL;
 	return &layout->runs[low];
 }
+
+bool vb_qcow2_layout_find_rank(const struct vb_qcow2_layout *layout, uint64_t guest_cluster, uint64_t count, uint64_t *rank)
+{
+	const struct vb_qcow2_run *run = vb_qcow2_layout_find(layout, guest_cluster);
+
+	if (!run || run->rank == VB_QCOW2_RANK_ZERO || guest_cluster + count > run->first_cluster + run->cluster_count)
+		return false;
+	*rank = run->rank + (guest_cluster - run->first_cluster);
+	return true;
+}

@@ -49,6 +49,9 @@ void vb_qcow2_layout_free(struct vb_qcow2_layout *layout);
 /* The run that holds this guest cluster; NULL if none. O(log n). */
 const struct vb_qcow2_run *vb_qcow2_layout_find(const struct vb_qcow2_layout *layout, uint64_t guest_cluster);
 
+/* The rank of a guest cluster, if the plan has data for it and all of the `count` clusters from it on. */
+bool vb_qcow2_layout_find_rank(const struct vb_qcow2_layout *layout, uint64_t guest_cluster, uint64_t count, uint64_t *rank);
+
 /* INVALID unless a power of two from 512 bytes to 2 MiB. */
 int vb_qcow2_check_cluster_size(uint32_t cluster_size_bytes, const char *path, struct vb_error *error);
 

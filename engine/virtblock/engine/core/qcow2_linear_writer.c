@@ -18,8 +18,6 @@
 #include "qcow2_new_header.h"
 #include "sys.h"
 
-#define VB_DEVICE_HEADER_BYTES 4096u   /* the largest logical block: holds the magic, and is written whole */
-
 static struct linear_writer *linear(struct vb_writer *writer)
 {
 	return (struct linear_writer *)writer;
@@ -28,25 +26,20 @@ static struct linear_writer *linear(struct vb_writer *writer)
 /* Room for everything, and no header: what the device held opens no more, and what it gets opens only when it is complete. */
 static int prepare_device(struct linear_writer *self, struct vb_error *error)
 {
-	static const uint8_t zeros[VB_DEVICE_HEADER_BYTES];
 	const struct vb_file *file = &self->base.file;
 
 	if (self->layout.file_size_bytes > file->size_bytes)
 		return vb_fail(error, VB_ERROR_SPACE, 0, file->path, -1, "The copy needs up to %llu bytes, the block device has %llu",
 			       (unsigned long long)self->layout.file_size_bytes, (unsigned long long)file->size_bytes);
-	if (vb_pwrite_full(file->fd, file->path, zeros, sizeof(zeros), 0, error))
-		return -1;
-	return vb_writer_sync(&self->base, error);
+	return vb_writer_clear_device_head(&self->base, error);
 }
 
 static int linear_prepare(struct vb_writer *writer, const struct vb_plan *plan, struct vb_error *error)
 {
 	struct linear_writer *self = linear(writer);
 
-	if (plan && plan->mode == VB_PLAN_FULL && writer->spec.backing_path)
-		return vb_fail(error, VB_ERROR_INVALID, 0, writer->file.path, -1,
-			       "A full copy would be mixed with its backing file '%s'", writer->spec.backing_path);
-	if (vb_qcow2_layout_make(&self->layout, plan, writer->spec.virtual_size_bytes, writer->spec.cluster_size_bytes,
+	if (vb_writer_check_plan(writer, plan, error) ||
+	    vb_qcow2_layout_make(&self->layout, plan, writer->spec.virtual_size_bytes, writer->spec.cluster_size_bytes,
 				 writer->file.path, error))
 		return -1;
 	self->has_zero_entries = plan && plan->mode == VB_PLAN_TOP;
@@ -102,15 +95,12 @@ static int find_rank(const struct linear_writer *self, uint64_t start_bytes, uin
 		     struct vb_error *error)
 {
 	const struct vb_writer *writer = &self->base;
-	uint64_t cluster = start_bytes >> self->layout.cluster_bits;
-	const struct vb_qcow2_run *run = vb_qcow2_layout_find(&self->layout, cluster);
 
-	if (!run || run->rank == VB_QCOW2_RANK_ZERO ||
-	    cluster + cluster_count_of(writer, length_bytes) > run->first_cluster + run->cluster_count)
-		return vb_fail(error, VB_ERROR_INTERNAL, 0, writer->file.path, -1, "%llu bytes of data at %llu were not planned",
-			       (unsigned long long)length_bytes, (unsigned long long)start_bytes);
-	*rank = run->rank + (cluster - run->first_cluster);
-	return 0;
+	if (vb_qcow2_layout_find_rank(&self->layout, start_bytes >> self->layout.cluster_bits,
+				      cluster_count_of(writer, length_bytes), rank))
+		return 0;
+	return vb_fail(error, VB_ERROR_INTERNAL, 0, writer->file.path, -1, "%llu bytes of data at %llu were not planned",
+		       (unsigned long long)length_bytes, (unsigned long long)start_bytes);
 }
 
 static uint64_t host_offset_of(const struct linear_writer *self, uint64_t rank)

@@ -25,6 +25,9 @@
 #define VB_UNFINISHED_MAGIC 0x56427066u                       /* "VBpf" where qcow2 has "QFI\xfb" */
 #define VB_UNFINISHED_TRAILER "virtblock: unfinished copy\n"  /* zero padded to 512 bytes */
 
+/* How a new qcow2 destination stores its clusters. */
+enum vb_compress { VB_COMPRESS_NONE = 0, VB_COMPRESS_ZLIB = 1, VB_COMPRESS_ZSTD = 2 };
+
 struct vb_destination_spec {
 	const char *path;
 	enum vb_format format;
@@ -33,6 +36,8 @@ struct vb_destination_spec {
 	const char *backing_path;         /* new qcow2 in top mode: recorded as given; NULL otherwise */
 	const char *backing_format;
 	uint32_t cluster_size_bytes;      /* new qcow2: 512 to 2 MiB */
+	enum vb_compress compression;     /* new qcow2 */
+	int compression_level;            /* 1 to vb_compressor_level_max(); 0: the method's default */
 	bool durable;                     /* sync before publish and after; false only for throw-away copies */
 };
 
@@ -74,6 +79,7 @@ struct vb_writer {
 	bool zero_needed;               /* false: unwritten ranges are known to read as zeros (a new file in full mode) */
 	uint32_t share_block_bytes;     /* the file system's block, of a destination that may share extents; 0: share() is not to be called */
 	atomic_bool has_failed_sync;    /* what it should have made durable may be lost: no later sync succeeds */
+	_Atomic uint64_t stored_bytes;  /* of a compressed destination: what its data takes in the file */
 	bool published;
 };
 
@@ -86,7 +92,7 @@ struct vb_writer {
 struct vb_writer *vb_writer_open(const struct vb_policy *policy, const struct vb_destination_spec *spec,
 				 const struct vb_chain *source, struct vb_error *error);
 
-/* Upper bound of what a new destination will occupy, from the plan (qemu-img measure's "required"). */
+/* Upper bound of what a new destination will occupy that is not compressed, from the plan (qemu-img measure's "required"). */
 uint64_t vb_writer_required_bytes(const struct vb_plan *plan, enum vb_format format, uint32_t cluster_size_bytes);
 
 /* Makes an empty image: qcow2 version 3, or raw as a sparse file. PATH must not exist. Durable, and atomic by rename. */
