@@ -98,6 +98,22 @@ class Route(ABC):
         """`params` are (name, type as "uint", "ullong", "string" …, value). Returns the job's id."""
 
     @abstractmethod
+    def pull(self, name: str, disk: str | None, bandwidth: int = 0, flags: int = 0) -> str:
+        """Returns the job's id."""
+
+    @abstractmethod
+    def commit(
+        self,
+        name: str,
+        disk: str | None,
+        base: str | None = None,
+        top: str | None = None,
+        bandwidth: int = 0,
+        flags: int = 0,
+    ) -> str:
+        """Returns the job's id."""
+
+    @abstractmethod
     def abort(self, name: str, disk: str | None, flags: int = 0) -> None: ...
     @abstractmethod
     def info(self, name: str, disk: str, flags: int = 0) -> JobInfo | None: ...
@@ -132,6 +148,14 @@ class Route(ABC):
 
     def wait_ready(self, job_id: str) -> None:
         self.wait(job_id, "ready")
+
+    @staticmethod
+    def wait_until(is_so: Callable[[], bool], timeout_s: float = JOB_TIMEOUT_S) -> None:
+        """Polls until the condition holds."""
+        deadline = time.monotonic() + timeout_s
+        while not is_so():
+            assert time.monotonic() < deadline, "it did not come to be"
+            time.sleep(0.02)
 
 
 _PARAMETER_TYPES = {
@@ -196,6 +220,21 @@ class CoreRoute(Route):
         parameters = [TypedParameter(field, _PARAMETER_TYPES[kind], value) for field, kind, value in params]
         job = self._do(self._block_api.block_copy, DomainSelector(name=name), disk, xml, parameters, flags)
         return str(job.job_id)
+
+    def pull(self, name: str, disk: str | None, bandwidth: int = 0, flags: int = 0) -> str:
+        return str(self._do(self._block_api.block_pull, DomainSelector(name=name), disk, bandwidth, flags).job_id)
+
+    def commit(
+        self,
+        name: str,
+        disk: str | None,
+        base: str | None = None,
+        top: str | None = None,
+        bandwidth: int = 0,
+        flags: int = 0,
+    ) -> str:
+        selector = DomainSelector(name=name)
+        return str(self._do(self._block_api.block_commit, selector, disk, base, top, bandwidth, flags).job_id)
 
     def abort(self, name: str, disk: str | None, flags: int = 0) -> None:
         self._do(self._block_api.block_job_abort, DomainSelector(name=name), disk, flags)
@@ -309,6 +348,24 @@ class GrpcRoute(Route):
             domain=_selector(name), disk=disk, dest_xml=xml, params=parameters, flags=flags
         )
         return str(self._do(self._domain.BlockCopy, request).job.job_id)
+
+    def pull(self, name: str, disk: str | None, bandwidth: int = 0, flags: int = 0) -> str:
+        request = domain_block_pb2.BlockPullRequest(domain=_selector(name), disk=disk, bandwidth=bandwidth, flags=flags)
+        return str(self._do(self._domain.BlockPull, request).job.job_id)
+
+    def commit(
+        self,
+        name: str,
+        disk: str | None,
+        base: str | None = None,
+        top: str | None = None,
+        bandwidth: int = 0,
+        flags: int = 0,
+    ) -> str:
+        request = domain_block_pb2.BlockCommitRequest(
+            domain=_selector(name), disk=disk, base=base, top=top, bandwidth=bandwidth, flags=flags
+        )
+        return str(self._do(self._domain.BlockCommit, request).job.job_id)
 
     def abort(self, name: str, disk: str | None, flags: int = 0) -> None:
         request = domain_block_pb2.BlockJobAbortRequest(domain=_selector(name), disk=disk, flags=flags)

@@ -103,10 +103,6 @@ REBASE_REFUSALS = {
         ("vda", "/nope/x", COPY, 0),
         (38, 10, "failed to create copy target '/nope/x': No such file or directory"),
     ),
-    "pull": (
-        ("vda", None, 0, 0),
-        (3, 20, "this function is not supported by the connection driver: virDomainBlockPull"),
-    ),
     "pull of an unknown disk": (("nope", None, 0, 0), (8, 10, f"{INVALID}disk 'nope' not found in domain")),
     "relative pull": (
         ("nope", None, RELATIVE, 0),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The block-job calls on shut-off domains: COPY, and what one does with a job.
+"""The block-job calls on shut-off domains: starting a copy, and what one does with a job of any type.
 
 Owns: libvirt's order of checks for these calls. Invariants: a job is begun under the domain's lock, after every check
 that libvirt makes before it hands over to QEMU; what the engine finds wrong with the images after that is kept in the
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from virtblock.engine import EngineError
 from virtblock.server.core import checks
 from virtblock.server.core.driver import JobOrigin
-from virtblock.server.core.errors import ErrorDomain, ErrorNumber, VirError, no_support, report, unsupported_flags
+from virtblock.server.core.errors import ErrorNumber, VirError, report, unsupported_flags
 from virtblock.server.core.flags import (
     BlockCopyFlags,
     BlockJobAbortFlags,
@@ -23,7 +23,6 @@ from virtblock.server.core.flags import (
     BlockJobSetSpeedFlags,
     BlockRebaseFlags,
 )
-from virtblock.server.core.jobs import Origin
 from virtblock.server.core.model import (
     BlockJob,
     BlockJobInfo,
@@ -33,7 +32,7 @@ from virtblock.server.core.model import (
     TypedParameter,
 )
 from virtblock.server.drivers.embedded import destination as targets
-from virtblock.server.drivers.embedded import disks
+from virtblock.server.drivers.embedded import disks, job_checks
 from virtblock.server.drivers.embedded.context import Context, OpenChain
 from virtblock.server.drivers.embedded.copy_job import CopyJob
 from virtblock.server.drivers.embedded.copy_spec import CopySpec
@@ -44,6 +43,8 @@ from virtblock.server.drivers.embedded.domain_xml import Definition
 from virtblock.server.drivers.embedded.engine_errors import vir_error
 from virtblock.server.drivers.embedded.engine_job import EngineJob
 from virtblock.server.drivers.embedded.file_identity import file_identity, is_same_file
+from virtblock.server.drivers.embedded.merge_calls import MergeCalls, MergeRequest
+from virtblock.server.drivers.embedded.merge_spec import MERGE_TYPES, merge_spec_of
 from virtblock.server.drivers.embedded.mirror_xml import source_index
 from virtblock.server.drivers.embedded.pivot import finish_pivot
 from virtblock.server.drivers.embedded.running_jobs import RunningJobs
@@ -74,17 +75,18 @@ class BlockJobs:
     """The block-job calls of one connection."""
 
     def __init__(self, context: Context, definitions: Definitions, running: RunningJobs) -> None:
+        self._merges = MergeCalls(context, definitions, running)
         self._context = context
         self._definitions = definitions
         self._running = running
         self._reserving = threading.Lock()  # held while a destination is compared with those of other jobs, and begun
 
     def rebase(self, domain: Domain, disk: str, base: str | None, bandwidth: int, flags: int, origin: JobOrigin) -> str:
-        """virDomainBlockRebase. Without COPY it is a pull, which is not offered here."""
+        """virDomainBlockRebase. Without COPY it is a pull."""
         if flags & ~REBASE_FLAGS:
             raise unsupported_flags(flags, REBASE_FLAGS, "qemuDomainBlockRebase")
         if not flags & BlockRebaseFlags.COPY:
-            raise self._refuse_pull(domain, disk, base, flags)
+            return self._merges.rebase(domain, MergeRequest(disk, base, None, bandwidth, flags, origin))
         is_bytes = bool(flags & BlockRebaseFlags.BANDWIDTH_BYTES)
         bytes_per_s = checks.bandwidth_bytes_per_s(bandwidth, is_bytes=is_bytes)
         if flags & BlockRebaseFlags.RELATIVE:
@@ -98,6 +100,14 @@ class BlockJobs:
         is_shallow = bool(flags & BlockRebaseFlags.SHALLOW)
         request = CopyRequest(disk, wanted, is_shallow, bytes_per_s, flags, origin, checks.CopyParameters())
         return self._copy(domain, request)
+
+    def pull(self, domain: Domain, disk: str, bandwidth: int, flags: int, origin: JobOrigin) -> str:
+        """virDomainBlockPull."""
+        return self._merges.pull(domain, disk, bandwidth, flags, origin)
+
+    def commit(self, domain: Domain, request: MergeRequest) -> str:
+        """virDomainBlockCommit."""
+        return self._merges.commit(domain, request)
 
     def copy(
         self,
@@ -121,19 +131,20 @@ class BlockJobs:
         """virDomainBlockJobAbort, with PIVOT and ASYNC."""
         if flags & ~ABORT_FLAGS:
             raise unsupported_flags(flags, ABORT_FLAGS, "qemuDomainBlockJobAbort")
-        definition, found = self._running_disk(domain, disk)
+        definition, found = job_checks.running_disk(self._context, self._definitions, domain, disk)
         running = self._find_job(domain, found.target)
-        name = f"copy-{found.target}-libvirt-{source_index(definition, found.target)}-format"
 
-        def check(job: BlockJob | None) -> None:
+        def check(job: BlockJob | None) -> BlockJob:
             active = None if job is None or job.state.is_final else job
-            checks.check_abort(active, found.target, flags & ~BlockJobAbortFlags.PIVOT)
-            if flags & BlockJobAbortFlags.PIVOT and job is not None and job.state is not JobState.READY:
-                raise report(ErrorNumber.BLOCK_COPY_ACTIVE, f"block job '{name}' not ready for pivot yet")
+            active = checks.check_abort(active, found.target, flags & ~BlockJobAbortFlags.PIVOT)
+            if flags & BlockJobAbortFlags.PIVOT and active.state is not JobState.READY:
+                detail = f"block job '{_job_name(definition, active)}' not ready for pivot yet"
+                raise report(ErrorNumber.BLOCK_COPY_ACTIVE, detail)
+            return active
 
         if running is None:
-            check(self._context.jobs.find_active(self._context.uri, domain.uuid, found.target))
-            raise report(ErrorNumber.OPERATION_INVALID, f"No active block job '{name}'")
+            job = check(self._context.jobs.find_active(self._context.uri, domain.uuid, found.target))
+            raise report(ErrorNumber.OPERATION_INVALID, f"No active block job '{_job_name(definition, job)}'")
         if flags & BlockJobAbortFlags.PIVOT:
             running.request_pivot(check)
         else:
@@ -142,13 +153,13 @@ class BlockJobs:
             return
         running.wait_for_end()
         if flags & BlockJobAbortFlags.PIVOT:
-            _require_pivoted(running.job, name)
+            _require_pivoted(definition, running.job)
 
     def info(self, domain: Domain, disk: str, flags: int) -> BlockJobInfo | None:
         """virDomainGetBlockJobInfo; None without a job."""
         if flags & ~INFO_FLAGS:
             raise unsupported_flags(flags, INFO_FLAGS, "qemuDomainGetBlockJobInfo")
-        _, found = self._running_disk(domain, disk)
+        _, found = job_checks.running_disk(self._context, self._definitions, domain, disk)
         running = self._find_job(domain, found.target)
         if running is not None:
             running.publish_progress()
@@ -166,7 +177,7 @@ class BlockJobs:
             raise unsupported_flags(flags, SPEED_FLAGS, "qemuDomainBlockJobSetSpeed")
         is_bytes = bool(flags & BlockJobSetSpeedFlags.BANDWIDTH_BYTES)
         bytes_per_s = checks.bandwidth_bytes_per_s(bandwidth, is_bytes=is_bytes)
-        _, found = self._running_disk(domain, disk)
+        _, found = job_checks.running_disk(self._context, self._definitions, domain, disk)
         active = self._context.jobs.find_active(self._context.uri, domain.uuid, found.target)
         job = checks.check_has_job(active, found.target)
         checks.check_speed_bandwidth(bytes_per_s)
@@ -191,25 +202,19 @@ class BlockJobs:
         targets.require_absolute(request.destination)
         checks.check_copy_bandwidth(request.bandwidth_bytes_per_s)
         with self._context.locks.hold(domain.uuid):
-            definition, disk = self._running_disk(domain, request.disk)
+            definition, disk = job_checks.running_disk(self._context, self._definitions, domain, request.disk)
             spec = self._decide(definition, disk, request)
             copy_job = self._begin(definition, disk, spec, request)
-        try:
+
+        def open_images() -> None:
             copy_job.open_images(request.bandwidth_bytes_per_s, lambda chain: self._check_space(spec, disk, chain))
-            copy_job.start()
-        except VirError as error:
-            copy_job.fail(error)
-            raise
-        except Exception as error:
-            # A bug, but the disk must not stay taken by a job that nobody runs.
-            copy_job.fail(report(ErrorNumber.INTERNAL_ERROR, f"copy of disk '{disk.target}' broke: {error}"))
-            raise
-        return copy_job.job_id
+
+        return job_checks.set_going(copy_job, open_images)
 
     def _decide(self, definition: Definition, disk: DiskDefinition, request: CopyRequest) -> CopySpec:
         """All checks that need no open image, in libvirt's order; what they leave is fully decided."""
         context, wanted = self._context, request.destination
-        self._require_idle(definition, disk)
+        job_checks.require_idle(context, definition, disk)
         disks.require_supported(disk)
         targets.require_allowed(context, wanted)
         targets.require_fit_for_lun(disk, wanted)
@@ -263,10 +268,9 @@ class BlockJobs:
             bandwidth_bytes_per_s=request.bandwidth_bytes_per_s,
             details=spec.to_details(),
         )
-        origin = request.origin
         with self._reserving:
             self._require_free_destination(spec)
-            job = self._context.jobs.begin(job, Origin(origin.principal, origin.request_id, origin.request_digest))
+            job = self._context.jobs.begin(job, job_checks.origin_of(request.origin))
             copy_job = CopyJob(self._context, job, spec, self._finish_pivot)
         try:
             self._running.add(copy_job)
@@ -300,27 +304,6 @@ class BlockJobs:
                 )
                 raise report(ErrorNumber.BLOCK_COPY_ACTIVE, detail)
 
-    def _running_disk(self, domain: Domain, disk: str) -> tuple[Definition, DiskDefinition]:
-        """The disk of a call that libvirt allows on running domains only; offered here on shut-off ones."""
-        definition = self._definitions.load(domain)
-        if self._context.strict_libvirt:
-            raise domain_not_running()
-        return definition, disks.find_job_disk(definition, disk)
-
-    def _require_idle(self, definition: Definition, disk: DiskDefinition) -> None:
-        active = self._context.jobs.find_active(self._context.uri, definition.uuid, disk.target)
-        if active is not None:
-            raise checks.disk_busy(active)
-
-    def _refuse_pull(self, domain: Domain, disk: str, base: str | None, flags: int) -> VirError:
-        """Pull's own checks come first, as in libvirt; then it is not supported."""
-        if flags & BlockRebaseFlags.RELATIVE and base is None:
-            detail = "flag VIR_DOMAIN_BLOCK_REBASE_RELATIVE is valid only with non-null base"
-            return report(ErrorNumber.INVALID_ARG, detail)
-        definition, found = self._running_disk(domain, disk)
-        self._require_idle(definition, found)
-        return no_support("virDomainBlockPull")
-
     def _find_job(self, domain: Domain, target: str) -> EngineJob | None:
         with self._context.locks.hold(domain.uuid):
             job = self._context.jobs.find_active(self._context.uri, domain.uuid, target)
@@ -339,12 +322,14 @@ def _granule_bytes(granularity_bytes: int) -> int:
     return max(granularity_bytes, GRANULE_BYTES_MIN) if granularity_bytes else 0
 
 
-def domain_not_running() -> VirError:
-    """libvirt's answer to a call on a domain that is shut off (55)."""
-    return report(ErrorNumber.OPERATION_INVALID, "domain is not running", domain=ErrorDomain.DOMAIN)
+def _job_name(definition: Definition, job: BlockJob) -> str:
+    """libvirt's name of a job, by its type and by the index of the image that it reads from."""
+    prefix = {BlockJobType.COPY: "copy", BlockJobType.PULL: "pull"}.get(job.type, "commit")
+    index = merge_spec_of(job).node_index if job.type in MERGE_TYPES else source_index(definition, job.disk)
+    return f"{prefix}-{job.disk}-libvirt-{index}-format"
 
 
-def _require_pivoted(job: BlockJob, name: str) -> None:
+def _require_pivoted(definition: Definition, job: BlockJob) -> None:
     if job.state is not JobState.COMPLETED:
-        detail = f"block job '{name}' failed while pivoting: {job.reason or job.state.value}"
+        detail = f"block job '{_job_name(definition, job)}' failed while pivoting: {job.reason or job.state.value}"
         raise report(ErrorNumber.OPERATION_FAILED, detail)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the parts of the embedded driver share.
 
-Owns: one lock per domain, and the two doors to the engine that tests replace. Invariants: a domain's lock is held for
+Owns: one lock per domain, and the doors to the engine that tests replace. Invariants: a domain's lock is held for
 short sections only (reading and changing its definition, reserving its disks for a job), never while data moves;
 whoever also needs a job's own lock takes it after the domain's.
 """
@@ -65,12 +65,21 @@ class EngineWork(Protocol):
     def close(self) -> None: ...
 
 
+class OpenMerge(EngineWork, Protocol):
+    """A pull or commit that is ready to run (`engine.Merge`)."""
+
+    @property
+    def layers(self) -> tuple[ImageInfo, ...]: ...
+
+
 @dataclass(frozen=True)
 class EngineDoors:
     """How jobs reach the engine."""
 
     open_chain: Callable[..., OpenChain] = engine.Chain
     open_copy: Callable[..., EngineWork] = engine.Copy
+    open_pull: Callable[..., OpenMerge] = engine.Merge.pull
+    open_commit: Callable[..., OpenMerge] = engine.Merge.commit
 
 
 class _DomainLock:

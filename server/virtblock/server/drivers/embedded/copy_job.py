@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any
 
 from virtblock.engine import EngineError
 from virtblock.server.core.errors import ErrorNumber, report, system_error
@@ -26,7 +26,7 @@ from virtblock.server.drivers.embedded.file_identity import file_identity, is_sa
 class CopyJob(EngineJob):
     """One copy job."""
 
-    noun: ClassVar[str] = "copy"
+    noun = "copy"
 
     def __init__(self, context: Context, job: BlockJob, spec: CopySpec, finish: Callable[[CopyJob], None]) -> None:
         super().__init__(context, job, finish)

@@ -123,6 +123,15 @@ def with_source(
     return _definition(root, definition.name, definition.uuid)
 
 
+def with_backing(
+    definition: Definition, target: str, backing: Sequence[ImageSource], *, is_terminated: bool
+) -> Definition:
+    """The definition with exactly this `<backingStore>` in the disk of this target."""
+    root = definition.tree()
+    _set_backing(element_of(root, target), backing, is_terminated=is_terminated)
+    return _definition(root, definition.name, definition.uuid)
+
+
 def backing_element(images: Sequence[ImageSource], *, is_terminated: bool) -> etree._Element | None:
     """Nested `<backingStore>` elements for `images`, nearest first; None when there is nothing to say."""
     if not images:

@@ -20,12 +20,25 @@ from virtblock.server.core.errors import ErrorNumber, no_support, report, unsupp
 from virtblock.server.core.events import DomainEvents
 from virtblock.server.core.flags import DomainSaveFlags, DomainXmlFlags, SnapshotRevertFlags
 from virtblock.server.core.jobs import JobRegistry
-from virtblock.server.core.model import BlockInfo, BlockJobInfo, Disk, Domain, TypedParameter
+from virtblock.server.core.model import BlockInfo, BlockJobInfo, BlockJobType, Disk, Domain, TypedParameter
 from virtblock.server.core.store import Store
-from virtblock.server.drivers.embedded import block_jobs, capabilities, definitions, disks, guards, images, snapshots
+from virtblock.server.drivers.embedded import (
+    block_jobs,
+    capabilities,
+    definitions,
+    disks,
+    guards,
+    images,
+    job_checks,
+    merge_calls,
+    snapshots,
+)
 from virtblock.server.drivers.embedded.context import Context, EngineDoors
 from virtblock.server.drivers.embedded.copy_spec import spec_of
 from virtblock.server.drivers.embedded.domain_xml import Definition
+from virtblock.server.drivers.embedded.live_chains import live_backings
+from virtblock.server.drivers.embedded.merge_calls import MergeRequest
+from virtblock.server.drivers.embedded.merge_spec import merge_spec_of
 from virtblock.server.drivers.embedded.mirror_xml import Mirror, live_xml
 from virtblock.server.drivers.embedded.recovery import Recovery
 from virtblock.server.drivers.embedded.running_jobs import RunningJobs
@@ -59,6 +72,8 @@ class EmbeddedDriver:
         "domain_snapshot_create_xml": snapshots.SNAPSHOT_FLAGS,
         "domain_block_rebase": block_jobs.REBASE_FLAGS,
         "domain_block_copy": block_jobs.COPY_FLAGS,
+        "domain_block_pull": merge_calls.PULL_FLAGS,
+        "domain_block_commit": merge_calls.COMMIT_FLAGS,
         "domain_block_job_abort": block_jobs.ABORT_FLAGS,
         "domain_get_block_job_info": block_jobs.INFO_FLAGS,
         "domain_block_job_set_speed": block_jobs.SPEED_FLAGS,
@@ -104,7 +119,7 @@ class EmbeddedDriver:
         self._running.open()
 
     def close(self) -> None:
-        """Parks the copies: they begin again, or are READY again, at the next start."""
+        """Parks the jobs: they begin again, or are READY again, at the next start."""
         self._running.close()
 
     def engine_features(self) -> Sequence[str]:
@@ -118,6 +133,8 @@ class EmbeddedDriver:
             "event:8",
             "event:16",
             "offline-copy",
+            "pull",
+            "commit",
             "shallow",
             "reuse",
             "pause",
@@ -188,9 +205,7 @@ class EmbeddedDriver:
         definition = self._definitions.load(domain)
         if flags & DomainXmlFlags.INACTIVE:
             return definition.xml
-        chains = {disk.target: disks.readable_backing(self._context, disk) for disk in definition.disks}
-        known = {target: chain for target, chain in chains.items() if chain is not None}
-        return live_xml(definition, known, self._mirrors(definition))
+        return live_xml(definition, live_backings(self._context, definition), self._mirrors(definition))
 
     def domain_get_state(self, domain: Domain, flags: int) -> tuple[int, int]:
         """virDomainGetState: shut off, reason unknown."""
@@ -231,12 +246,12 @@ class EmbeddedDriver:
     def domain_save(self, domain: Domain, path: str, xml: str | None, flags: int) -> None:
         """virDomainSaveFlags: 83 while a copy runs, else it is not running."""
         self._refuse(domain, flags, SAVE_FLAGS, "qemuDomainSaveFlags")
-        raise block_jobs.domain_not_running()
+        raise job_checks.domain_not_running()
 
     def domain_managed_save(self, domain: Domain, flags: int) -> None:
         """virDomainManagedSave: 83 while a copy runs, else it is not running."""
         self._refuse(domain, flags, SAVE_FLAGS, "qemuDomainManagedSave")
-        raise block_jobs.domain_not_running()
+        raise job_checks.domain_not_running()
 
     def domain_revert_to_snapshot(self, domain: Domain, snapshot: str, flags: int) -> None:
         """virDomainRevertToSnapshot: 83 while a copy runs, else there is no such snapshot."""
@@ -269,13 +284,30 @@ class EmbeddedDriver:
     def domain_block_stats(self, domain: Domain, disk: str) -> tuple[int, int, int, int, int]:
         """virDomainBlockStats: it is not running."""
         self._definitions.load(domain)
-        raise block_jobs.domain_not_running()
+        raise job_checks.domain_not_running()
 
     def domain_block_rebase(
         self, domain: Domain, disk: str, base: str | None, bandwidth: int, flags: int, origin: JobOrigin
     ) -> str:
         """virDomainBlockRebase; returns the job's id."""
         return self._block_jobs.rebase(domain, disk, base, bandwidth, flags, origin)
+
+    def domain_block_pull(self, domain: Domain, disk: str, bandwidth: int, flags: int, origin: JobOrigin) -> str:
+        """virDomainBlockPull; returns the job's id."""
+        return self._block_jobs.pull(domain, disk, bandwidth, flags, origin)
+
+    def domain_block_commit(
+        self,
+        domain: Domain,
+        disk: str,
+        base: str | None,
+        top: str | None,
+        bandwidth: int,
+        flags: int,
+        origin: JobOrigin,
+    ) -> str:
+        """virDomainBlockCommit; returns the job's id."""
+        return self._block_jobs.commit(domain, MergeRequest(disk, base, top, bandwidth, flags, origin))
 
     def domain_block_copy(
         self,
@@ -302,23 +334,27 @@ class EmbeddedDriver:
         self._block_jobs.set_speed(domain, disk, bandwidth, flags)
 
     def block_job_pause(self, job_id: str) -> None:
-        """Holds a copy."""
+        """Holds a job's work."""
         self._block_jobs.pause(job_id)
 
     def block_job_resume(self, job_id: str) -> None:
-        """Lets a held copy go on."""
+        """Lets held work go on."""
         self._block_jobs.resume(job_id)
 
     def block_job_map(self, job_id: str, cell_count: int) -> bytes:
-        """The picture of a copy, one engine cell state per cell."""
+        """The picture of a job's work, one engine cell state per cell."""
         return self._block_jobs.map(job_id, cell_count)
 
     def _mirrors(self, definition: Definition) -> dict[str, Mirror]:
-        """`<mirror>` of every disk with a job."""
+        """`<mirror>` of every disk with a copy or an active commit."""
         mirrors = {}
         for job in guards.active_jobs(self._context, definition.uuid):
-            spec = spec_of(job)
-            mirrors[job.disk] = Mirror(job, spec.destination, spec.shown_backing)
+            if job.type is BlockJobType.COPY:
+                spec = spec_of(job)
+                mirrors[job.disk] = Mirror(job, spec.destination, spec.shown_backing)
+            elif job.type is BlockJobType.ACTIVE_COMMIT:
+                merge = merge_spec_of(job)
+                mirrors[job.disk] = Mirror(job, merge.written, None, merge.base_index or 0)
         return mirrors
 
     def _refuse(self, domain: Domain, flags: int, mask: int, function: str) -> None:
@@ -334,7 +370,7 @@ class EmbeddedDriver:
         if flags & ~mask:
             raise unsupported_flags(flags, mask, function)
         self._definitions.load(domain)
-        raise block_jobs.domain_not_running()
+        raise job_checks.domain_not_running()
 
 
 def _memory_kib(element: etree._Element | None) -> int:

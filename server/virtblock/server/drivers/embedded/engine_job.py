@@ -17,7 +17,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from enum import Enum
-from typing import Any, ClassVar
+from typing import Any
 
 from virtblock.engine import CELL_DONE, EngineError
 from virtblock.server.core.errors import ErrorNumber, VirError, report
@@ -42,7 +42,7 @@ class Wish(Enum):
 class EngineJob(ABC):
     """One job, from its record (NEW) to its end. Thread-safe."""
 
-    noun: ClassVar[str]  # what a caller calls it: "copy"
+    noun: str  # what a caller calls it: "copy"
 
     def __init__(self, context: Context, job: BlockJob, finish: Callable[[Any], None]) -> None:
         """`finish` gets this job at its end: it makes the domain's definition and COMPLETED durable together."""
@@ -142,7 +142,7 @@ class EngineJob(ABC):
             self._close_images()
             self._end_failed(error, status)
 
-    def request_abort(self, check: Callable[[BlockJob], None]) -> None:
+    def request_abort(self, check: Callable[[BlockJob], object]) -> None:
         """ABORTING, once `check` has let the present state pass. Wakes or cancels the work.
 
         Of work that is done and only to be recorded nothing can be taken back: it completes, as libvirt lets it.
@@ -157,7 +157,7 @@ class EngineJob(ABC):
                 self._work.cancel()
             self._lock.notify_all()
 
-    def request_pivot(self, check: Callable[[BlockJob], None]) -> None:
+    def request_pivot(self, check: Callable[[BlockJob], object]) -> None:
         """PIVOTING, once `check` has let the present state pass and what it pivots to is there."""
         with self._lock:
             check(self.job)
@@ -212,14 +212,18 @@ class EngineJob(ABC):
         with self._lock:
             self._lock.wait_for(lambda: self.ended.is_set() or self._wish is None)
 
-    def complete(self, domain_xml: str | None, reason: str = "") -> None:
-        """COMPLETED, with the definition that goes with it in the same transaction. For the `finish` callback."""
+    def complete(self, domain_xml: str | None, reason: str = "", **changes: Any) -> None:
+        """COMPLETED, with the definition that goes with it in the same transaction. For the `finish` callback.
+
+        `changes`: other fields of the job.
+        """
         self._end(
             JobState.COMPLETED,
             status=BlockJobStatus.COMPLETED,
             event_path=self.final_path,
             domain_xml=domain_xml,
             reason=reason,
+            **changes,
         )
 
     def _require_no_wish(self) -> None:

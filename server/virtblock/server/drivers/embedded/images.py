@@ -12,13 +12,13 @@ from virtblock.server.core.errors import ErrorDomain, ErrorNumber, report, unsup
 from virtblock.server.core.flags import BlockResizeFlags, DomainModificationImpact
 from virtblock.server.core.model import Domain
 from virtblock.server.drivers.embedded import guards, xml_text
-from virtblock.server.drivers.embedded.block_jobs import domain_not_running
 from virtblock.server.drivers.embedded.context import Context
 from virtblock.server.drivers.embedded.definitions import Definitions
 from virtblock.server.drivers.embedded.disk_xml import read_disk_loosely
 from virtblock.server.drivers.embedded.disks import require_readable
 from virtblock.server.drivers.embedded.domain_xml import without_disk
 from virtblock.server.drivers.embedded.engine_errors import opening_error
+from virtblock.server.drivers.embedded.job_checks import domain_not_running
 
 RESIZE_FLAGS = int(BlockResizeFlags.BYTES)
 DETACH_FLAGS = int(sum(DomainModificationImpact))

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The live form of a definition: with the images below each source, and `<mirror>` where a copy runs.
+"""The live form of a definition: with the images below each source, and `<mirror>` where a copy or an
+active commit runs.
 
 Owns: what GetXMLDesc shows and the definition does not hold. Invariants: pure functions of the definition, the chains
 and the jobs; nothing here opens a file or changes the definition. Every image of a domain has an index of its own:
-the sources count from 1 in the order of the disks, then follow the images below them and the mirrors.
+the sources count from 1 in the order of the disks, then follow the images below them and then the mirrors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count
 
@@ -29,14 +30,16 @@ READY_ATTRIBUTES = {JobState.READY: "yes", JobState.ABORTING: "abort", JobState.
 
 @dataclass(frozen=True)
 class Mirror:
-    """What `<mirror>` says of a copy.
+    """What `<mirror>` says of a copy or of an active commit.
 
-    Its destination, and the images below that (None: not shown, as for a new overlay).
+    Its destination, and the images below that (None: not shown, as for a new overlay). `position`: the destination is
+    this image of the disk's own chain, counted from the source, and has that one's index; 0: it has one of its own.
     """
 
     job: BlockJob
     destination: ImageSource
     backing: tuple[ImageSource, ...] | None
+    position: int = 0
 
 
 def source_index(definition: Definition, target: str) -> int:
@@ -51,17 +54,31 @@ def live_xml(
     """The XML with chains and mirrors. `chains`: by target, the images below the source; a target that is missing has a
     chain that cannot be read, and is shown as defined."""
     root = definition.tree()
-    indexes = count(source_index_count(definition) + 1)
+    indexes = image_indexes(definition, chains)
+    others = count(1 + sum(len(own) for own in indexes.values()))
     for disk in definition.disks:
         if disk.source is None:
             continue
-        element = element_of(root, disk.target)
-        _set_index(element, source_index(definition, disk.target))
+        element, own = element_of(root, disk.target), indexes[disk.target]
+        _set_index(element, own[0])
         if disk.target in chains:
-            _show_chain(element, chains[disk.target], indexes)
+            _show_chain(element, chains[disk.target], own[1:])
         if disk.target in mirrors:
-            _show_mirror(element, mirrors[disk.target], indexes)
+            _show_mirror(element, mirrors[disk.target], own, others)
     return xml_text.serialize(root)
+
+
+def image_indexes(definition: Definition, chains: Mapping[str, tuple[ImageSource, ...]]) -> dict[str, tuple[int, ...]]:
+    """By target, the index of the source and of each image below it. `chains` as for `live_xml`."""
+    below = count(source_index_count(definition) + 1)
+    return {
+        disk.target: (
+            source_index(definition, disk.target),
+            *(next(below) for _ in chains.get(disk.target, ())),
+        )
+        for disk in definition.disks
+        if disk.source is not None
+    }
 
 
 def source_index_count(definition: Definition) -> int:
@@ -74,12 +91,11 @@ def mirror_element(mirror: Mirror) -> etree._Element:
     destination = mirror.destination
     attribute = SOURCE_ATTRIBUTES[destination.type]
     element = etree.Element("mirror", type=destination.type)
-    if destination.type == "file":
+    if destination.type == "file" and mirror.job.type == BlockJobType.COPY:
         # libvirt still writes its oldest form beside the new one.
         element.set("file", destination.path or "")
         element.set("format", destination.format)
-    if mirror.job.type == BlockJobType.COPY:
-        element.set("job", "copy")
+    element.set("job", "copy" if mirror.job.type == BlockJobType.COPY else "active-commit")
     ready = READY_ATTRIBUTES.get(mirror.job.state)
     if ready is not None:
         element.set("ready", ready)
@@ -92,20 +108,20 @@ def mirror_element(mirror: Mirror) -> etree._Element:
     return element
 
 
-def _show_chain(element: etree._Element, images: tuple[ImageSource, ...], indexes: Iterator[int]) -> None:
+def _show_chain(element: etree._Element, images: tuple[ImageSource, ...], indexes: Iterable[int]) -> None:
     for old in element.findall("backingStore"):
         xml_text.remove_indented(old)
     store = backing_element(images, is_terminated=True)
     assert store is not None  # a terminated chain always has an element
-    for level in store.iter("backingStore"):
-        if level.get("type") is not None:
-            level.set("index", str(next(indexes)))
+    levels = (level for level in store.iter("backingStore") if level.get("type") is not None)
+    for level, index in zip(levels, indexes, strict=True):
+        level.set("index", str(index))
     xml_text.insert_indented(element, position_before_target(element), store)
 
 
-def _show_mirror(element: etree._Element, mirror: Mirror, indexes: Iterator[int]) -> None:
+def _show_mirror(element: etree._Element, mirror: Mirror, own: tuple[int, ...], indexes: Iterator[int]) -> None:
     shown = mirror_element(mirror)
-    _set_index(shown, next(indexes))
+    _set_index(shown, own[mirror.position] if 0 < mirror.position < len(own) else next(indexes))
     for level in shown.iter("backingStore"):
         if level.get("type") is not None:
             level.set("index", str(next(indexes)))

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Taking up, after a restart, the jobs that had not ended.
 
-Owns: what becomes of a job in each state. Invariants: run before the first call, so nothing else touches the jobs;
-every step may be repeated after another crash; a job whose files are no longer the ones it knew fails with that
-reason, and is never guessed to be complete.
+Owns: what becomes of a copy in each state; of pulls and commits `merge_recovery` says it. Invariants: run before the
+first call, so nothing else touches the jobs; every step may be repeated after another crash; a job whose files are no
+longer the ones it knew fails with that reason, and is never guessed to be complete.
 
 NEW: FAILED, its call never answered. RUNNING: begins anew, unless its destination was already published. READY:
 READY. ABORTING: CANCELED. PIVOTING: the pivot is finished.
@@ -23,6 +23,8 @@ from virtblock.server.drivers.embedded.copy_job import CopyJob
 from virtblock.server.drivers.embedded.copy_spec import PARTIAL_SUFFIX, CopySpec, spec_of
 from virtblock.server.drivers.embedded.definitions import Definitions
 from virtblock.server.drivers.embedded.file_identity import file_identity, is_same_file
+from virtblock.server.drivers.embedded.merge_recovery import MergeRecovery
+from virtblock.server.drivers.embedded.merge_spec import MERGE_TYPES
 from virtblock.server.drivers.embedded.pivot import finish_pivot
 from virtblock.server.drivers.embedded.running_jobs import RunningJobs
 
@@ -36,6 +38,7 @@ class Recovery:
         self._context = context
         self._definitions = definitions
         self._running = running
+        self._merges = MergeRecovery(context, definitions, running)
         self._by_state: dict[JobState, Callable[[BlockJob, CopySpec], None]] = {
             JobState.NEW: self._fail_new,
             JobState.RUNNING: self._restart,
@@ -55,6 +58,9 @@ class Recovery:
 
     def _take_up(self, job: BlockJob) -> None:
         try:
+            if job.type in MERGE_TYPES:
+                self._merges.take_up(job)
+                return
             spec = spec_of(job)
         except (KeyError, TypeError, ValueError) as error:
             raise report(ErrorNumber.INTERNAL_ERROR, f"the job's record cannot be read: {error!r}") from None

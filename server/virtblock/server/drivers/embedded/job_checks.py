@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all starting calls on a shut-off domain's disk have in common.
+
+Owns: the checks of domain and disk, and how a job that was begun is set going. Invariants: a job that was begun never
+stays behind without an end when its start fails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from virtblock.server.core import checks
+from virtblock.server.core.driver import JobOrigin
+from virtblock.server.core.errors import ErrorDomain, ErrorNumber, VirError, report
+from virtblock.server.core.jobs import Origin
+from virtblock.server.core.model import Domain
+from virtblock.server.drivers.embedded import disks
+from virtblock.server.drivers.embedded.context import Context
+from virtblock.server.drivers.embedded.definitions import Definitions
+from virtblock.server.drivers.embedded.disk_xml import DiskDefinition
+from virtblock.server.drivers.embedded.domain_xml import Definition
+from virtblock.server.drivers.embedded.engine_job import EngineJob
+
+
+def domain_not_running() -> VirError:
+    """libvirt's answer to a call on a domain that is shut off (55)."""
+    return report(ErrorNumber.OPERATION_INVALID, "domain is not running", domain=ErrorDomain.DOMAIN)
+
+
+def running_disk(
+    context: Context, definitions: Definitions, domain: Domain, disk: str
+) -> tuple[Definition, DiskDefinition]:
+    """The disk of a call that libvirt allows on running domains only; offered here on shut-off ones."""
+    definition = definitions.load(domain)
+    if context.strict_libvirt:
+        raise domain_not_running()
+    return definition, disks.find_job_disk(definition, disk)
+
+
+def require_idle(context: Context, definition: Definition, disk: DiskDefinition) -> None:
+    """83 or 84 when the disk has a job."""
+    active = context.jobs.find_active(context.uri, definition.uuid, disk.target)
+    if active is not None:
+        raise checks.disk_busy(active)
+
+
+def origin_of(origin: JobOrigin) -> Origin:
+    """Who started the job, as the registry takes it."""
+    return Origin(origin.principal, origin.request_id, origin.request_digest)
+
+
+def set_going(job: EngineJob, open_images: Callable[[], None]) -> str:
+    """Opens the images and starts; returns the job's id. What fails here ends the job and is the call's error."""
+    try:
+        open_images()
+        job.start()
+    except VirError as error:
+        job.fail(error)
+        raise
+    except Exception as error:
+        # A bug, but the disk must not stay taken by a job that nobody runs.
+        job.fail(report(ErrorNumber.INTERNAL_ERROR, f"{job.noun} of disk '{job.target}' broke: {error}"))
+        raise
+    return job.job_id
