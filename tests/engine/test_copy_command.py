@@ -139,8 +139,6 @@ def test_reuse_shallow_raw(chain: Source, tmp_path: Path, copy_command: Command,
 @pytest.mark.parametrize(
     ("arguments", "name"),
     [
-        (["--bitmap", "nightly"], "--bitmap"),
-        (["--bitmap="], "--bitmap"),
         (["--resume"], "--resume"),
     ],
 )
@@ -151,6 +149,18 @@ def test_options_of_later_versions(
     done = copy_command(*arguments, chain.path, tmp_path / "copy")
     assert done.returncode == 2
     assert f"{name} is not supported by this version" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "advice"),
+    [(["--bitmap", "nightly"], "add --reuse"), (["--reuse", "--bitmap="], "the name is empty")],
+)
+def test_a_bitmap_needs_an_earlier_copy(
+    arguments: list[str], advice: str, chain: Source, tmp_path: Path, copy_command: Command
+) -> None:
+    done = copy_command(*arguments, chain.path, tmp_path / "copy")
+    assert done.returncode == 2 and advice in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 

@@ -14,6 +14,7 @@ from virtblock.engine._core import (
     CELL_TODO,
     CELL_ZERO,
     Bitmap,
+    BitmapInfo,
     CancelFlag,
     Chain,
     Copy,
@@ -27,10 +28,11 @@ from virtblock.engine._core import (
     create_image,
     digest,
     inspect,
+    list_bitmaps,
     probe,
     resize_image,
 )
-from virtblock.engine.kinds import Compression, CopyMode, CopyPhase, ErrorKind, ImageFormat, ReflinkMode
+from virtblock.engine.kinds import BitmapState, Compression, CopyMode, CopyPhase, ErrorKind, ImageFormat, ReflinkMode
 
 __all__ = [
     "CELL_COPYING",
@@ -40,6 +42,8 @@ __all__ = [
     "CELL_TODO",
     "CELL_ZERO",
     "Bitmap",
+    "BitmapInfo",
+    "BitmapState",
     "CancelFlag",
     "Chain",
     "Compression",
@@ -59,6 +63,7 @@ __all__ = [
     "create_image",
     "digest",
     "inspect",
+    "list_bitmaps",
     "probe",
     "resize_image",
 ]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, Literal, final
 
-from virtblock.engine.kinds import Compression, CopyMode, CopyPhase, ErrorKind, ImageFormat, ReflinkMode
+from virtblock.engine.kinds import BitmapState, Compression, CopyMode, CopyPhase, ErrorKind, ImageFormat, ReflinkMode
 
 CELL_TODO: Final = 1
 CELL_COPYING: Final = 2
@@ -193,7 +193,16 @@ class Copy:
         digest: bool = False,
         compression: Compression = "none",  # of a new qcow2
         compression_level: int = 0,  # zlib: 1 to 9; zstd: 1 to 22; 0: the method's default (6, 3)
-    ) -> Copy: ...
+        bitmap: str | None = None,
+    ) -> Copy:
+        """`bitmap`: a persistent bitmap of the source's top image; the destination is an earlier copy (`reuse`).
+
+        Only what the bitmap marks becomes on the destination what the source reads there, in either mode; the rest
+        stays untouched. The bitmap itself does too: `clear_bitmap` is a call of its own. EngineError `no-bitmap`, or
+        `bitmap` for one that is in use, inconsistent or of another size, or `invalid` for a destination that is an
+        unfinished copy.
+        """
+
     def run(self) -> None:
         """Returns when the destination is complete and durable; may be called once.
 
@@ -330,6 +339,22 @@ def compare(left: Chain, right: Chain, cancel: CancelFlag | None = None, *, pad:
 
     Different sizes are an EngineError `size`, unless `pad` lets the shorter disk go on in zeros: qcow2 holds whole
     sectors only, so a copy of a raw disk of odd length is longer.
+    """
+
+@final
+class BitmapInfo:
+    """What an image says of one of its persistent bitmaps. Immutable."""
+
+    name: str
+    granularity_bytes: int
+    is_enabled: bool  # whoever opens the image for writing records its writes in it
+    state: BitmapState  # only a usable one says what was written
+    dirty_bytes: int | None  # what it marks; None unless usable
+
+def list_bitmaps(path: str, policy: PathPolicy) -> tuple[BitmapInfo, ...]:
+    """The persistent bitmaps of a qcow2 image, in the image's order; none in version 2.
+
+    Takes the reader lock: EngineError `locked` while somebody has the image open for writing.
     """
 
 @final

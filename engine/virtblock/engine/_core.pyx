@@ -31,7 +31,7 @@ CELL_FAILED = VB_CELL_FAILED
 # In the order of enum vb_error_kind, from 1.
 _KINDS = (
     "system", "invalid", "format", "unsupported", "denied", "locked", "backing", "backing-format", "size", "space",
-    "cancelled", "memory", "exists", "same-file", "internal",
+    "cancelled", "memory", "exists", "same-file", "internal", "no-bitmap", "bitmap",
 )  # fmt: skip
 _PHASES = ("new", "planning", "copying", "flushing", "done", "failed")
 _FORMATS = {"raw": VB_FORMAT_RAW, "qcow2": VB_FORMAT_QCOW2}
@@ -557,3 +557,4 @@ def resize_image(path, format, size_bytes, PathPolicy policy not None):
 include "_core_copy.pxi"
 include "_core_merge.pxi"
 include "_core_bitmap.pxi"
+include "_core_persistent_bitmaps.pxi"

@@ -220,6 +220,30 @@ cdef extern from "digest_chain.h" nogil:
     ) noexcept
 
 
+cdef extern from "qcow2_bitmaps.h" nogil:
+    enum:
+        VB_BITMAP_USABLE
+        VB_BITMAP_IN_USE
+        VB_BITMAP_INCONSISTENT
+        VB_BITMAP_WRONG_SIZE
+
+    struct vb_persistent_bitmap:
+        char *name
+        uint32_t granularity_bytes
+        c_bool is_enabled
+        int state
+        uint64_t dirty_bytes
+
+    struct vb_persistent_bitmaps:
+        size_t count
+        vb_persistent_bitmap *items
+
+    int vb_image_list_bitmaps(
+        const vb_policy *policy, const char *path, vb_persistent_bitmaps *bitmaps, vb_error *error
+    ) noexcept
+    void vb_persistent_bitmaps_free(vb_persistent_bitmaps *bitmaps) noexcept
+
+
 cdef extern from "copy.h" nogil:
     enum vb_reflink:
         VB_REFLINK_AUTO
@@ -234,6 +258,7 @@ cdef extern from "copy.h" nogil:
         c_bool check_space
         c_bool digest
         vb_reflink reflink
+        const char *bitmap_name
 
     struct vb_copy_progress:
         int phase

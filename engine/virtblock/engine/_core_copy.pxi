@@ -177,7 +177,7 @@ cdef class Copy:
         self, Chain source not None, destination_path, destination_format, PathPolicy policy not None, *,
         mode="full", bint reuse=False, backing_path=None, backing_format=None, cluster_size_bytes=0,
         bandwidth_bytes_per_s=0, granule_bytes=0, lane_count=0, bint check_space=True, bint durable=True,
-        reflink="auto", bint digest=False, compression="none", compression_level=0,
+        reflink="auto", bint digest=False, compression="none", compression_level=0, bitmap=None,
     ):
         self._mutex = allocate_lock()
         cdef vb_copy_options options
@@ -189,6 +189,11 @@ cdef class Copy:
         options.check_space = check_space
         options.digest = digest
         options.reflink = <vb_reflink>_reflink_number(reflink)
+        name = None if bitmap is None else _bitmap_name(bitmap)
+        if name is not None:
+            options.bitmap_name = PyBytes_AS_STRING(name)
+            if not reuse:
+                raise _invalid("A bitmap brings an earlier copy up to date: it needs reuse=True")
         _check_backing(source, destination_format, mode, reuse, backing_path, backing_format)
         cdef _Destination wanted = _Destination(
             destination_path, destination_format, source.size_bytes, backing_path, backing_format,

@@ -29,6 +29,10 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2
 
 _FORMATS_BY_ENDING: dict[str, ImageFormat] = {".qcow2": "qcow2", ".raw": "raw", ".img": "raw"}
+_BITMAP_HELP = (
+    "with --reuse: DEST is an earlier copy; copy only what SOURCE's persistent bitmap NAME marks as written since "
+    "(the bitmap stays as it is: clear it when the copy is yours)"
+)
 _EPILOG = """\
 The destination gets the source's format, raw with --raw, or qcow2 with --compress. A new destination appears under its
 name only when it is complete and on the disk. Backing files are opened only in SOURCE's own folder and in each
@@ -72,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
         "smaller is stored as it is",
     )
     add("--compression-level", metavar="N", help="1 to 9 for zlib (default 6), 1 to 22 for zstd (default 3)")
-    add("--bitmap", metavar="NAME", help="copy what a persistent bitmap marks (not supported by this version)")
+    add("--bitmap", metavar="NAME", help=_BITMAP_HELP)
     add("--bandwidth", metavar="MiB/s", help="speed limit; also with a unit, as in 500K, 1.5G or 20MiB/s")
     add(
         "--reflink",
@@ -95,7 +99,6 @@ def _parser() -> argparse.ArgumentParser:
 
 def _refuse_later_options(options: argparse.Namespace) -> None:
     later = {
-        "--bitmap": options.bitmap is not None,
         "--resume": options.resume,
     }
     for name, is_asked in later.items():
@@ -153,6 +156,10 @@ def _request(options: argparse.Namespace) -> Request:
     for name in ("source", "destination"):
         if not getattr(options, name):
             raise UsageError(f"{name.upper()} is empty")
+    if options.bitmap is not None and not options.reuse:
+        raise UsageError("--bitmap brings an earlier copy up to date; add --reuse, or leave it out for a first copy")
+    if options.bitmap == "":
+        raise UsageError("--bitmap: the name is empty")
     return Request(
         source=options.source,
         source_format=_source_format(options),
@@ -167,6 +174,7 @@ def _request(options: argparse.Namespace) -> Request:
         reflink=options.reflink,
         compression=_compression(options),
         compression_level=_compression_level(options),
+        bitmap=options.bitmap,
     )
 
 

@@ -43,6 +43,7 @@ class Request(NamedTuple):
     reflink: ReflinkMode = "auto"
     compression: Compression = "none"
     compression_level: int = 0  # 0: the method's default
+    bitmap: str | None = None
 
 
 class CopyReport(NamedTuple):
@@ -211,6 +212,7 @@ def _new_copy(
         digest=request.digest or request.verify,
         compression=request.compression,
         compression_level=request.compression_level,
+        bitmap=request.bitmap,
     )
 
 

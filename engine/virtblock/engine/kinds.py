@@ -25,5 +25,8 @@ ErrorKind = Literal[
     "exists",
     "same-file",
     "internal",
+    "no-bitmap",
+    "bitmap",
 ]
+BitmapState = Literal["usable", "in-use", "inconsistent", "wrong-size"]
 CopyPhase = Literal["new", "planning", "copying", "flushing", "done", "failed"]

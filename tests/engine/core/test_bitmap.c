@@ -296,6 +296,28 @@ static void threads_never_share_a_granule(void)
 	vb_bitmap_free(shared);
 }
 
+static void runs_are_found_in_order(void)
+{
+	struct vb_error error;
+	struct vb_bitmap *bitmap = vb_bitmap_new(1000 * 4096 + 100, 4096, &error);
+	uint64_t start = 0, length = 0;
+
+	CHECK_OK(bitmap != NULL, error);
+	CHECK(!vb_bitmap_next_run(bitmap, 0, &start, &length));
+	vb_bitmap_set(bitmap, 5 * 4096 + 7, 4096);
+	vb_bitmap_set(bitmap, 990 * 4096, 20 * 4096);
+	CHECK(vb_bitmap_next_run(bitmap, 0, &start, &length));
+	CHECK_EQUAL(start, 5 * 4096);
+	CHECK_EQUAL(length, 2 * 4096);
+	CHECK(vb_bitmap_next_run(bitmap, 6 * 4096, &start, &length));
+	CHECK_EQUAL(start, 6 * 4096);
+	CHECK(vb_bitmap_next_run(bitmap, start + length, &start, &length));
+	CHECK_EQUAL(start, 990 * 4096);
+	CHECK_EQUAL(length, 10 * 4096 + 100);
+	CHECK(!vb_bitmap_next_run(bitmap, start + length, &start, &length));
+	vb_bitmap_free(bitmap);
+}
+
 int main(void)
 {
 	RUN(bad_granules_are_refused);
@@ -307,5 +329,6 @@ int main(void)
 	RUN(serialized_form_comes_back);
 	RUN(picture_adds_up);
 	RUN(threads_never_share_a_granule);
+	RUN(runs_are_found_in_order);
 	return 0;
 }

@@ -28,6 +28,8 @@ NUMBERS = {
     "exists": 67,
     "same-file": 1,
     "internal": 1,
+    "no-bitmap": 103,
+    "bitmap": 109,
 }
 IDS = f"(as uid:{os.geteuid()}, gid:{os.getegid()})"
 

@@ -274,6 +274,30 @@ static uint64_t claimable_run_end(const struct vb_bitmap *bitmap, uint64_t first
 	return end;
 }
 
+static uint64_t granule_end_bytes(const struct vb_bitmap *bitmap, uint64_t end)
+{
+	return end == bitmap->granule_count ? bitmap->size_bytes : end << bitmap->granule_shift;
+}
+
+bool vb_bitmap_next_run(const struct vb_bitmap *bitmap, uint64_t offset_bytes, uint64_t *start_bytes, uint64_t *length_bytes)
+{
+	if (offset_bytes >= bitmap->size_bytes)   /* within the last granule, perhaps */
+		return false;
+	lock(bitmap);
+
+	uint64_t first = find_claimable(bitmap, offset_bytes >> bitmap->granule_shift);
+	bool is_found = first < bitmap->granule_count;
+
+	if (is_found) {
+		uint64_t end = claimable_run_end(bitmap, first, bitmap->granule_count);
+
+		*start_bytes = first << bitmap->granule_shift;
+		*length_bytes = granule_end_bytes(bitmap, end) - *start_bytes;
+	}
+	unlock(bitmap);
+	return is_found;
+}
+
 bool vb_bitmap_claim(struct vb_bitmap *bitmap, uint64_t *cursor_bytes, uint64_t max_bytes, uint64_t align_bytes,
 		     uint64_t *start_bytes, uint64_t *length_bytes)
 {
@@ -307,7 +331,7 @@ bool vb_bitmap_claim(struct vb_bitmap *bitmap, uint64_t *cursor_bytes, uint64_t 
 	bitmap->in_flight_count += assign_bits(bitmap->in_flight, first, end, true);
 	*start_bytes = first << bitmap->granule_shift;
 
-	uint64_t end_bytes = end == bitmap->granule_count ? bitmap->size_bytes : end << bitmap->granule_shift;
+	uint64_t end_bytes = granule_end_bytes(bitmap, end);
 
 	*length_bytes = end_bytes - *start_bytes;
 	*cursor_bytes = end_bytes;

@@ -34,6 +34,9 @@ void vb_bitmap_set(struct vb_bitmap *bitmap, uint64_t start_bytes, uint64_t leng
 /* Only granules that lie wholly in the range (the last one counts as whole when the range reaches the end of the disk). */
 void vb_bitmap_clear(struct vb_bitmap *bitmap, uint64_t start_bytes, uint64_t length_bytes);
 bool vb_bitmap_get(const struct vb_bitmap *bitmap, uint64_t offset_bytes);
+/* The first run of granules that are dirty and not in flight, from the granule that holds `offset_bytes` on, cut at the end of the disk.
+ * False when there is none. */
+bool vb_bitmap_next_run(const struct vb_bitmap *bitmap, uint64_t offset_bytes, uint64_t *start_bytes, uint64_t *length_bytes);
 
 /* Claims a run of dirty granules at or after *cursor (wrapping once), at most max_bytes (a multiple of the granule), and not
  * crossing a multiple of `align_bytes`. Clears the bits, puts the run in flight and moves the cursor to its end. Returns false when

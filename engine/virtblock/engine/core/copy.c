@@ -13,6 +13,7 @@
 #include <time.h>
 
 #include "copy_state.h"
+#include "qcow2_bitmaps.h"
 #include "sys.h"
 
 uint64_t vb_copy_now_ns(void)
@@ -39,11 +40,49 @@ static int check_sizes(const struct vb_chain *source, const struct vb_writer *de
 		       (unsigned long long)destination->spec.virtual_size_bytes, (unsigned long long)source_bytes);
 }
 
-static uint32_t choose_granule(const struct vb_copy_options *options, uint64_t size_bytes, uint32_t unit_bytes)
+/* `bitmap_bytes`: the granularity of a persistent bitmap; 0: none. Where that is finer, so are the granules. */
+static uint32_t choose_granule(const struct vb_copy_options *options, uint64_t size_bytes, uint32_t unit_bytes, uint32_t bitmap_bytes)
 {
 	uint32_t granule_bytes = options->granule_bytes ? options->granule_bytes : vb_bitmap_default_granule(size_bytes);
 
+	if (options->granule_bytes == 0 && granule_bytes == VB_GRANULE_DEFAULT_BYTES && bitmap_bytes != 0 && bitmap_bytes < granule_bytes)
+		granule_bytes = bitmap_bytes < VB_GRANULE_MIN_BYTES ? VB_GRANULE_MIN_BYTES : bitmap_bytes;
 	return granule_bytes < unit_bytes ? unit_bytes : granule_bytes;
+}
+
+static int check_incremental(const struct vb_writer *destination, const struct vb_copy_options *options, struct vb_error *error)
+{
+	if (!options->bitmap_name)
+		return 0;
+	if (!destination->spec.reuse)
+		return vb_fail(error, VB_ERROR_INVALID, 0, destination->spec.path, -1,
+			       "Only an earlier copy can be brought up to date by a bitmap: the destination must be reused");
+	if (destination->was_unfinished)
+		return vb_fail(error, VB_ERROR_INVALID, 0, destination->spec.path, -1,
+			       "The destination is an unfinished copy, which lacks more than a bitmap knows: copy it again without one");
+	return 0;
+}
+
+/* The dirty set, empty or what the persistent bitmap marks. */
+static int make_bitmap(struct vb_copy *copy, struct vb_error *error)
+{
+	const char *name = copy->options.bitmap_name;
+	struct vb_persistent_bitmap persistent = {0};
+	int result = 0;
+
+	copy->options.bitmap_name = NULL;
+	if (name && vb_persistent_bitmap_open(copy->source, name, &persistent, error))
+		return -1;
+	copy->is_incremental = name != NULL;
+	copy->options.granule_bytes =
+		choose_granule(&copy->options, copy->size_bytes, copy->destination->unit_bytes, persistent.granularity_bytes);
+	copy->bitmap = vb_bitmap_new(copy->size_bytes, copy->options.granule_bytes, error);
+	if (!copy->bitmap)
+		result = -1;
+	else if (name)
+		result = vb_persistent_bitmap_load(copy->source, &persistent, copy->bitmap, error);
+	vb_persistent_bitmap_release(&persistent);
+	return result;
 }
 
 struct vb_copy *vb_copy_new_with(const struct vb_chain *source, struct vb_writer *destination, uint64_t size_bytes,
@@ -62,13 +101,13 @@ struct vb_copy *vb_copy_new_with(const struct vb_chain *source, struct vb_writer
 	copy->owner = owner;
 	copy->size_bytes = size_bytes;
 	copy->options = *options;
-	copy->options.granule_bytes = choose_granule(options, size_bytes, destination->unit_bytes);
 	pthread_mutex_init(&copy->error_mutex, NULL);
+	pthread_mutex_init(&copy->release_mutex, NULL);
 	atomic_init(&copy->phase, VB_COPY_NEW);
 	atomic_init(&copy->failed_bytes, UINT64_MAX);
 	copy->throttle = vb_throttle_new(options->bandwidth_bytes_per_s, error);
-	copy->bitmap = vb_bitmap_new(size_bytes, copy->options.granule_bytes, error);
-	if (vb_copy_open_digest(copy, error) == 0 && copy->throttle && copy->bitmap && vb_copy_check_reflink(copy, error) == 0)
+	if (copy->throttle && make_bitmap(copy, error) == 0 && vb_copy_open_digest(copy, error) == 0 &&
+	    vb_copy_check_reflink(copy, error) == 0)
 		return copy;
 	vb_copy_free(copy);
 	return NULL;
@@ -83,6 +122,7 @@ void vb_copy_free(struct vb_copy *copy)
 	vb_copy_close_digest(copy);
 	vb_throttle_free(copy->throttle);
 	pthread_mutex_destroy(&copy->error_mutex);
+	pthread_mutex_destroy(&copy->release_mutex);
 	free(copy);
 }
 
@@ -152,6 +192,10 @@ static void make_dirty_set(struct vb_copy *copy)
 {
 	bool is_full = copy->plan->mode == VB_PLAN_FULL;
 
+	if (copy->is_incremental) {
+		atomic_store(&copy->total_bytes, vb_bitmap_dirty_bytes(copy->bitmap));
+		return;
+	}
 	if (is_full && copy->destination->zero_needed)
 		vb_bitmap_set(copy->bitmap, 0, copy->plan->size_bytes);
 	else
@@ -175,6 +219,8 @@ static int fail_if_cancelled(const struct vb_copy *copy, struct vb_error *error)
 
 static struct vb_plan *plan_copy(const struct vb_copy *copy, struct vb_error *error)
 {
+	if (copy->is_incremental)
+		return vb_plan_make_within(copy->source, copy->bitmap, &copy->cancelled, error);
 	return vb_plan_make(copy->source, copy->options.mode, copy->destination->unit_bytes, &copy->cancelled, error);
 }
 
@@ -195,7 +241,7 @@ static const struct vb_copy_steps copy_steps = {.plan = plan_copy, .prepare = pr
 struct vb_copy *vb_copy_new(const struct vb_chain *source, struct vb_writer *destination, const struct vb_copy_options *options,
 			    struct vb_error *error)
 {
-	if (check_sizes(source, destination, error))
+	if (check_sizes(source, destination, error) || check_incremental(destination, options, error))
 		return NULL;
 	return vb_copy_new_with(source, destination, vb_chain_size_bytes(source), options, &copy_steps, NULL, error);
 }

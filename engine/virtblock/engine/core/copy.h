@@ -33,7 +33,11 @@ struct vb_copy_options {
 	uint32_t lane_count;              /* 0: by the number of cores */
 	bool check_space;                 /* refuse before copying when the file system has not enough room */
 	enum vb_reflink reflink;
-	bool digest;                      /* compute the digest of what is read; a copy of the top image alone has none */
+	bool digest;                      /* compute the digest of what is read; a copy of the top image alone has none, nor has one by a bitmap */
+	/* NULL: everything. Else the name of a persistent bitmap of the source's top image: only granules that it marks become on the
+	 * destination, an earlier copy, what the chain reads there, in either mode (a dirty granule that the top does not hold was given
+	 * up there since, and what the destination still has must go); all others stay untouched. Used by vb_copy_new alone. */
+	const char *bitmap_name;
 };
 
 enum vb_copy_phase { VB_COPY_NEW = 0, VB_COPY_PLANNING, VB_COPY_COPYING, VB_COPY_FLUSHING, VB_COPY_DONE, VB_COPY_FAILED };
@@ -56,7 +60,8 @@ struct vb_copy_progress {
 
 struct vb_copy;
 
-/* Takes neither chain nor writer over; both must outlive the copy. */
+/* Takes neither chain nor writer over; both must outlive the copy. With a bitmap: INVALID for a destination that is not reused or is
+ * itself an unfinished copy, which lacks more than the bitmap knows; else the failures of vb_persistent_bitmap_open. */
 struct vb_copy *vb_copy_new(const struct vb_chain *source, struct vb_writer *destination, const struct vb_copy_options *options,
 			    struct vb_error *error);
 /* Blocks until the copy ends. 0: published. Negative: error filled (VB_ERROR_CANCELLED after vb_copy_cancel). */

@@ -13,8 +13,7 @@
 
 int vb_copy_open_digest(struct vb_copy *copy, struct vb_error *error)
 {
-	pthread_mutex_init(&copy->release_mutex, NULL);
-	copy->has_digest = copy->options.digest && copy->options.mode == VB_PLAN_FULL;
+	copy->has_digest = copy->options.digest && copy->options.mode == VB_PLAN_FULL && !copy->is_incremental;
 	if (!copy->has_digest || copy->options.reflink == VB_REFLINK_NEVER || copy->destination->share_block_bytes == 0)
 		return 0;
 	copy->shared = vb_bitmap_new(copy->size_bytes, copy->options.granule_bytes, error);
@@ -24,7 +23,6 @@ int vb_copy_open_digest(struct vb_copy *copy, struct vb_error *error)
 void vb_copy_close_digest(struct vb_copy *copy)
 {
 	vb_bitmap_free(copy->shared);
-	pthread_mutex_destroy(&copy->release_mutex);
 }
 
 void vb_copy_add_units(struct vb_digest_sum *sum, uint8_t *buffer, const uint8_t *units, uint8_t data, uint32_t unit_bytes,

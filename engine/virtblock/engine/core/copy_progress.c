@@ -42,6 +42,8 @@ static uint8_t cell_state(const struct vb_copy *copy, const struct vb_bitmap_cel
 		return VB_CELL_COPYING;
 	if (cell->dirty_count)
 		return VB_CELL_TODO;
+	if (copy->is_incremental)
+		return VB_CELL_DONE;
 	if (extent == copy->plan->extent_count || copy->plan->extents[extent].start_bytes >= end_bytes)
 		return VB_CELL_ZERO;
 	return VB_CELL_DONE;

@@ -46,6 +46,7 @@ struct vb_copy {
 	pthread_mutex_t release_mutex;      /* digest_sum changes together with the bits */
 	struct vb_digest_sum digest_sum;
 	struct vb_bitmap *shared;           /* what was shared and is still to be read for the digest; NULL: not needed */
+	bool is_incremental;        /* `bitmap` was filled from a persistent one before the plan, which keeps to it */
 
 	atomic_bool is_planned;
 	atomic_bool stop;

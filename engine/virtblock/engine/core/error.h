@@ -29,7 +29,9 @@ enum vb_error_kind {
 	VB_ERROR_MEMORY = 12,         /* out of memory */
 	VB_ERROR_EXISTS = 13,         /* a destination that must be new already has content */
 	VB_ERROR_SAME_FILE = 14,      /* the destination is the source or one of its backing files */
-	VB_ERROR_INTERNAL = 15        /* an invariant of this engine broke; always a bug */
+	VB_ERROR_INTERNAL = 15,       /* an invariant of this engine broke; always a bug */
+	VB_ERROR_NO_BITMAP = 16,      /* the image has no persistent bitmap of that name */
+	VB_ERROR_BITMAP = 17          /* a persistent bitmap that says nothing: in use, inconsistent, or of another disk size */
 };
 
 struct vb_error {

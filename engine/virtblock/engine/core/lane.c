@@ -371,22 +371,36 @@ static int zero_gap(struct vb_copy *copy, uint64_t start_bytes, uint64_t end_byt
 	return 0;
 }
 
-int vb_copy_zero_gaps(struct vb_copy *copy, struct vb_error *error)
+/* The gaps of the plan within [start, end), which begins at a granule. */
+static int zero_gaps_within(struct vb_copy *copy, uint64_t range_start, uint64_t range_end, struct vb_error *error)
 {
 	const struct vb_plan *plan = copy->plan;
 	uint64_t granule_mask = vb_bitmap_granule_bytes(copy->bitmap) - 1;
-	uint64_t gap_start = 0;
+	uint64_t gap_start = range_start;
 
-	for (size_t index = 0; index <= plan->extent_count; index++) {
-		bool is_last = index == plan->extent_count;
-		uint64_t gap_end = is_last ? plan->size_bytes : plan->extents[index].start_bytes;
+	for (size_t index = vb_plan_find(plan, range_start); gap_start < range_end; index++) {
+		bool is_last = index == plan->extent_count || plan->extents[index].start_bytes >= range_end;
+		uint64_t gap_end = is_last ? range_end : plan->extents[index].start_bytes;
 		uint64_t start_bytes = (gap_start + granule_mask) & ~granule_mask;
 		uint64_t end_bytes = is_last ? gap_end : gap_end & ~granule_mask;
 
 		if (start_bytes < end_bytes && zero_gap(copy, start_bytes, end_bytes, error))
 			return -1;
-		if (!is_last)
-			gap_start = plan->extents[index].start_bytes + plan->extents[index].length_bytes;
+		if (is_last)
+			break;
+		gap_start = plan->extents[index].start_bytes + plan->extents[index].length_bytes;
 	}
+	return 0;
+}
+
+int vb_copy_zero_gaps(struct vb_copy *copy, struct vb_error *error)
+{
+	uint64_t start_bytes = 0, length_bytes = 0;
+
+	if (!copy->is_incremental)
+		return zero_gaps_within(copy, 0, copy->plan->size_bytes, error);
+	while (vb_bitmap_next_run(copy->bitmap, start_bytes + length_bytes, &start_bytes, &length_bytes))
+		if (zero_gaps_within(copy, start_bytes, start_bytes + length_bytes, error))
+			return -1;
 	return 0;
 }

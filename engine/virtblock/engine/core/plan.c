@@ -193,6 +193,20 @@ struct vb_plan *vb_plan_make(const struct vb_chain *chain, enum vb_plan_mode mod
 	return vb_plan_builder_finish(builder, result == 0);
 }
 
+struct vb_plan *vb_plan_make_within(const struct vb_chain *chain, const struct vb_bitmap *within, const bool *cancelled,
+				    struct vb_error *error)
+{
+	struct vb_plan_builder *builder = vb_plan_builder_new(chain, VB_PLAN_FULL, vb_chain_size_bytes(chain), cancelled, error);
+	uint64_t start_bytes = 0, length_bytes = 0;
+	int result = 0;
+
+	if (builder == NULL)
+		return NULL;
+	while (result == 0 && vb_bitmap_next_run(within, start_bytes + length_bytes, &start_bytes, &length_bytes))
+		result = vb_plan_resolve(builder, 0, start_bytes, start_bytes + length_bytes, error);
+	return vb_plan_builder_finish(builder, result == 0);
+}
+
 void vb_plan_free(struct vb_plan *plan)
 {
 	if (plan == NULL)

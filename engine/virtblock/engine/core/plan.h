@@ -12,6 +12,7 @@
 #ifndef VB_PLAN_H
 #define VB_PLAN_H
 
+#include "bitmap.h"
 #include "image.h"
 
 enum vb_plan_mode {
@@ -45,6 +46,10 @@ struct vb_plan *vb_plan_make(const struct vb_chain *chain, enum vb_plan_mode mod
  * something else would be read. */
 struct vb_plan *vb_plan_make_merge(const struct vb_chain *chain, const struct vb_merge_span *span, uint64_t size_bytes,
 				   uint32_t unit_bytes, const bool *cancelled, struct vb_error *error);
+/* The plan of the ranges that `within` has dirty, and of nothing else: the whole chain is resolved there, in full mode. Costs what lies
+ * in these ranges, not what the disk has. */
+struct vb_plan *vb_plan_make_within(const struct vb_chain *chain, const struct vb_bitmap *within, const bool *cancelled,
+				    struct vb_error *error);
 void vb_plan_free(struct vb_plan *plan);
 
 /* Index of the first extent that ends after `offset_bytes`; extent_count if none. O(log n). */

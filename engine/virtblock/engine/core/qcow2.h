@@ -109,7 +109,10 @@ struct vb_qcow2_header {
 	uint32_t refcount_order;           /* width of a refcount is 1 << order bits */
 	uint32_t header_length_bytes;
 	uint8_t compression_type;          /* enum vb_compression */
-	bool has_bitmaps;                  /* a bitmaps extension is present */
+	uint64_t extensions_end_bytes;     /* where the list of extensions ends: its end mark, or the first byte that is not its own */
+	uint64_t extensions_limit_bytes;   /* how far the list may reach: the backing file's name, or the end of the header's cluster */
+	uint64_t bitmaps_extension_bytes;  /* offset of the bitmaps extension's content; 0: there is none */
+	bool has_bitmaps;                  /* it is there and valid; else the three fields below are 0 */
 	uint32_t bitmap_count;
 	uint64_t bitmap_directory_size_bytes;
 	uint64_t bitmap_directory_offset_bytes;

@@ -277,6 +277,7 @@ static int parse_bitmaps(const struct parse *parse, uint64_t at, uint32_t length
 
 	if (length != 24)
 		return refuse(parse, (int64_t)at, "length of the bitmaps extension", length, "must be 24");
+	header->bitmaps_extension_bytes = at;
 	/* Written by a program that knows no bitmaps: what is recorded is not valid any more, and QEMU ignores it. */
 	if ((header->autoclear_features & VB_QCOW2_AUTOCLEAR_BITMAPS) == 0)
 		return 0;
@@ -323,10 +324,12 @@ static int parse_extensions(const struct parse *parse)
 	uint64_t end = header->backing_offset_bytes != 0 ? header->backing_offset_bytes : header->cluster_size_bytes;
 	uint64_t at = header->header_length_bytes;
 
+	header->extensions_limit_bytes = end;
 	/* A file that ends inside its first cluster reads as zeros from there, and type 0 ends the list. */
 	while (at < end && at + 8 <= parse->head_bytes) {
 		uint32_t type = vb_load_be32(parse->head + at), length = vb_load_be32(parse->head + at + 4);
 
+		header->extensions_end_bytes = at;
 		at += 8;
 		if (type == VB_QCOW2_EXTENSION_END)
 			return 0;
@@ -338,6 +341,7 @@ static int parse_extensions(const struct parse *parse)
 			return -1;
 		at += ((uint64_t)length + 7) & ~7ull;
 	}
+	header->extensions_end_bytes = at;
 	return 0;
 }
 

@@ -416,6 +416,7 @@ static int read_header(struct inplace_writer *self, struct vb_error *error)
 	result = vb_pread_exact(file->fd, file->path, head, head_bytes, 0, error);
 	if (!result && self->role == VB_EXISTING_DESTINATION && head_bytes >= 4 && vb_load_be32(head) == VB_UNFINISHED_MAGIC) {
 		self->is_marked = true;
+		self->base.was_unfinished = true;
 		vb_store_be32(head, VB_QCOW2_MAGIC);
 	}
 	if (!result)

@@ -287,6 +287,7 @@ static int check_existing_size(struct raw_writer *self, struct vb_error *error)
 
 	if (vb_raw_find_trailer(file, wanted_bytes, &self->has_trailer, error))
 		return -1;
+	self->base.was_unfinished = self->has_trailer;
 	if (self->has_trailer || file->size_bytes == wanted_bytes ||
 	    (file->is_block_device && file->size_bytes > wanted_bytes))
 		return 0;

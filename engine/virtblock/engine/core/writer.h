@@ -80,6 +80,7 @@ struct vb_writer {
 	uint32_t share_block_bytes;     /* the file system's block, of a destination that may share extents; 0: share() is not to be called */
 	atomic_bool has_failed_sync;    /* what it should have made durable may be lost: no later sync succeeds */
 	_Atomic uint64_t stored_bytes;  /* of a compressed destination: what its data takes in the file */
+	bool was_unfinished;            /* an existing destination that carried the mark of an unfinished copy when it was opened */
 	bool published;
 };
 

@@ -48,6 +48,8 @@ class ErrorNumber(IntEnum):
     RESOURCE_BUSY = 87
     ACCESS_DENIED = 88
     DEVICE_MISSING = 99
+    NO_DOMAIN_CHECKPOINT = 103
+    CHECKPOINT_INCONSISTENT = 109
 
 
 class ErrorDomain(IntEnum):
@@ -62,6 +64,7 @@ class ErrorDomain(IntEnum):
     DOMAIN = 20
     DOMAIN_SNAPSHOT = 35
     ACCESS = 55
+    DOMAIN_CHECKPOINT = 69
 
 
 ERROR_LEVEL_ERROR = 2
@@ -104,6 +107,8 @@ TEMPLATES: dict[ErrorNumber, tuple[str, str]] = {
     ErrorNumber.RESOURCE_BUSY: ("resource busy", "resource busy: %s"),
     ErrorNumber.ACCESS_DENIED: ("access denied", "access denied: %s"),
     ErrorNumber.DEVICE_MISSING: ("device not found", "device not found: %s"),
+    ErrorNumber.NO_DOMAIN_CHECKPOINT: ("Domain checkpoint not found", "Domain checkpoint not found: %s"),
+    ErrorNumber.CHECKPOINT_INCONSISTENT: ("checkpoint inconsistent", "checkpoint inconsistent: %s"),
 }
 
 

@@ -28,6 +28,7 @@ _NUMBERS_BY_CODE: dict[grpc.StatusCode, tuple[enums.ErrorNumber.ValueType, ...]]
     grpc.StatusCode.NOT_FOUND: (
         enums.ERR_NO_DOMAIN,
         enums.ERR_NO_DOMAIN_SNAPSHOT,
+        enums.ERR_NO_DOMAIN_CHECKPOINT,
         enums.ERR_NO_STORAGE_VOL,
         enums.ERR_DEVICE_MISSING,
     ),
@@ -38,6 +39,7 @@ _NUMBERS_BY_CODE: dict[grpc.StatusCode, tuple[enums.ErrorNumber.ValueType, ...]]
         enums.ERR_OPERATION_UNSUPPORTED,
         enums.ERR_CONFIG_UNSUPPORTED,
         enums.ERR_SNAPSHOT_REVERT_RISKY,
+        enums.ERR_CHECKPOINT_INCONSISTENT,
     ),
     grpc.StatusCode.ABORTED: (enums.ERR_OPERATION_TIMEOUT, enums.ERR_OPERATION_ABORTED, enums.ERR_RESOURCE_BUSY),
     grpc.StatusCode.PERMISSION_DENIED: (enums.ERR_OPERATION_DENIED, enums.ERR_ACCESS_DENIED),

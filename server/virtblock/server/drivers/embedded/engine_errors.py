@@ -11,7 +11,9 @@ Why these numbers. A running domain's disk that fails in the same way gives libv
 - 55: a backing file whose format nobody recorded, in libvirt's storage code;
 - 67: a destination that exists or has another size, a valid image with a feature that this engine does not handle;
 - 78: a copy that was cancelled;
-- 88: a path outside the allowed folders, the number of a refused access.
+- 88: a path outside the allowed folders, the number of a refused access;
+- 103 and 109: no persistent bitmap of that name, and one that says nothing. Bitmaps are what libvirt's checkpoints are
+  made of, and these are its numbers for a checkpoint that is not there or cannot be used.
 """
 
 from __future__ import annotations
@@ -125,4 +127,6 @@ _TABLE: dict[str, Callable[[EngineError], VirError]] = {
     "exists": _reported(ErrorNumber.CONFIG_UNSUPPORTED),
     "same-file": _reported(ErrorNumber.INTERNAL_ERROR),
     "internal": _reported(ErrorNumber.INTERNAL_ERROR),
+    "no-bitmap": _reported(ErrorNumber.NO_DOMAIN_CHECKPOINT, ErrorDomain.DOMAIN_CHECKPOINT),
+    "bitmap": _reported(ErrorNumber.CHECKPOINT_INCONSISTENT, ErrorDomain.DOMAIN_CHECKPOINT),
 }
