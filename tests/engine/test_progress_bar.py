@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from virtblock.engine.progress_bar import ERASE_LINE, ProgressBar, Rate, percent_of
-from virtblock.engine.units import bytes_text, duration_text, parse_rate
+from virtblock.engine.units import bytes_text, duration_text, parse_rate, parse_size
 
 
 class Terminal(io.StringIO):
@@ -166,3 +166,18 @@ def test_nonsense_is_no_rate(text: str) -> None:
     """Powers of ten, signs and other digits are refused rather than guessed at."""
     with pytest.raises(ValueError, match="rate"):
         parse_rate(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "size_bytes"), [("65536", 64 * KIB), ("64K", 64 * KIB), ("64 KiB", 64 * KIB), ("2M", 2 * MIB), ("0", 0)]
+)
+def test_sizes_are_read(text: str, size_bytes: int) -> None:
+    """A bare number is bytes."""
+    assert parse_size(text) == size_bytes
+
+
+@pytest.mark.parametrize("text", ["", "x", "-1", "1.5K", "64KB", "64k", "9" * 30])
+def test_nonsense_is_no_size(text: str) -> None:
+    """Fractions, signs and powers of ten are refused."""
+    with pytest.raises(ValueError, match="size"):
+        parse_size(text)

@@ -32,7 +32,16 @@ from virtblock.engine._core import (
     probe,
     resize_image,
 )
-from virtblock.engine.kinds import BitmapState, Compression, CopyMode, CopyPhase, ErrorKind, ImageFormat, ReflinkMode
+from virtblock.engine.kinds import (
+    BitmapState,
+    Compression,
+    CopyMode,
+    CopyPhase,
+    ErrorKind,
+    ImageFormat,
+    Preallocation,
+    ReflinkMode,
+)
 
 __all__ = [
     "CELL_COPYING",
@@ -58,6 +67,7 @@ __all__ = [
     "ImageWriter",
     "Merge",
     "PathPolicy",
+    "Preallocation",
     "ReflinkMode",
     "compare",
     "create_image",

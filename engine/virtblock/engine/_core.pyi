@@ -10,7 +10,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, Literal, final
 
-from virtblock.engine.kinds import BitmapState, Compression, CopyMode, CopyPhase, ErrorKind, ImageFormat, ReflinkMode
+from virtblock.engine.kinds import (
+    BitmapState,
+    Compression,
+    CopyMode,
+    CopyPhase,
+    ErrorKind,
+    ImageFormat,
+    Preallocation,
+    ReflinkMode,
+)
 
 CELL_TODO: Final = 1
 CELL_COPYING: Final = 2
@@ -64,6 +73,7 @@ class ImageInfo:
     is_dirty: bool
     is_corrupt: bool
     is_block_device: bool
+    has_extended_l2: bool
     device: int
     inode: int
 
@@ -100,8 +110,16 @@ class Chain:
     def map(self, mode: CopyMode = "full") -> list[tuple[int, int, str, int]]:
         """The plan as (start_bytes, length_bytes, "data" | "compressed" | "zero", layer_index)."""
 
-    def required_bytes(self, format: ImageFormat, mode: CopyMode = "full", cluster_size_bytes: int = 65536) -> int:
-        """Upper bound of what a new destination occupies."""
+    def required_bytes(
+        self,
+        format: ImageFormat,
+        mode: CopyMode = "full",
+        cluster_size_bytes: int = 0,
+        *,
+        extended_l2: bool | None = None,
+        preallocation: Preallocation = "off",
+    ) -> int:
+        """Upper bound of what a new destination occupies; options as in `Copy`."""
 
     def close(self) -> None:
         """Drops the locks and closes the files: at once, or when the last copy made of the chain closes.
@@ -121,10 +139,12 @@ def create_image(
     backing_path: str | None = None,
     backing_format: str | None = None,
     cluster_size_bytes: int = 65536,
+    extended_l2: bool = False,
+    preallocation: Preallocation = "off",
 ) -> None:
     """Makes an empty image (mode 0600), durable and at once: PATH must not exist.
 
-    The backing file is recorded, not opened.
+    The backing file is recorded, not opened. Options as in `Copy`.
     """
 
 def resize_image(path: str, format: ImageFormat, size_bytes: int, policy: PathPolicy) -> None: ...
@@ -193,6 +213,8 @@ class Copy:
         digest: bool = False,
         compression: Compression = "none",  # of a new qcow2
         compression_level: int = 0,  # zlib: 1 to 9; zstd: 1 to 22; 0: the method's default (6, 3)
+        extended_l2: bool | None = None,  # new qcow2 with clusters of 16 KiB or more; None: the source's
+        preallocation: Preallocation = "off",  # new file: core/writer.h
         bitmap: str | None = None,
     ) -> Copy:
         """`bitmap`: a persistent bitmap of the source's top image; the destination is an earlier copy (`reuse`).

@@ -39,12 +39,17 @@ _FORMAT_NAMES = {VB_FORMAT_RAW: "raw", VB_FORMAT_QCOW2: "qcow2"}
 _MODES = {"full": VB_PLAN_FULL, "top": VB_PLAN_TOP}
 _REFLINKS = {"auto": VB_REFLINK_AUTO, "never": VB_REFLINK_NEVER, "always": VB_REFLINK_ALWAYS}
 _COMPRESSIONS = {"none": VB_COMPRESS_NONE, "zlib": VB_COMPRESS_ZLIB, "zstd": VB_COMPRESS_ZSTD}
+_PREALLOCATIONS = {
+    "off": VB_PREALLOCATION_OFF, "metadata": VB_PREALLOCATION_METADATA, "falloc": VB_PREALLOCATION_FALLOC,
+    "full": VB_PREALLOCATION_FULL,
+}  # fmt: skip
 _EXTENT_NAMES = {VB_EXTENT_ZERO: "zero", VB_EXTENT_DATA: "data", VB_EXTENT_COMPRESSED: "compressed"}
 
 _OFFSET_MAX = 2**63 - 1
 _CLUSTER_MIN_BYTES = 512
 _CLUSTER_MAX_BYTES = 2 * 1024 * 1024
 _CLUSTER_DEFAULT_BYTES = 64 * 1024
+_CLUSTER_EXTENDED_MIN_BYTES = 16 * 1024
 _GRANULE_MIN_BYTES = 4096
 _GRANULE_MAX_BYTES = 64 * 1024 * 1024
 _LANE_COUNT_MAX = 64
@@ -52,8 +57,10 @@ _LAYER_INDEX_MAX = 65535
 _LEVEL_MAX = 2**31 - 1  # the core knows each method's own
 _CELL_COUNT_MAX = 1024 * 1024
 _RAW_UNIT_BYTES = 4096
+_SUBCLUSTER_COUNT = 32
 _INCOMPATIBLE_DIRTY = 1
 _INCOMPATIBLE_CORRUPT = 2
+_INCOMPATIBLE_EXTENDED_L2 = 16
 
 
 class EngineError(Exception):
@@ -130,6 +137,13 @@ cdef int _compression_number(object name) except -1:
     number = _COMPRESSIONS.get(name)
     if number is None:
         raise _invalid(f"Unknown compression {name!r}; known are none, zlib and zstd")
+    return number
+
+
+cdef int _preallocation_number(object name) except -1:
+    number = _PREALLOCATIONS.get(name)
+    if number is None:
+        raise _invalid(f"Unknown preallocation {name!r}; known are off, metadata, falloc and full")
     return number
 
 
@@ -210,7 +224,7 @@ cdef class ImageInfo:
     cdef readonly str path, format, backing_path, backing_format, compression
     cdef readonly uint64_t virtual_size_bytes, allocated_bytes, file_size_bytes, device, inode
     cdef readonly uint32_t cluster_size_bytes, version, refcount_bits, snapshot_count
-    cdef readonly bint is_dirty, is_corrupt, is_block_device
+    cdef readonly bint is_dirty, is_corrupt, is_block_device, has_extended_l2
 
     def __init__(self):
         raise TypeError("ImageInfo is made by inspect() and Chain")
@@ -237,6 +251,7 @@ cdef ImageInfo _image_info(const vb_layer *layer):
     info.snapshot_count = said.snapshot_count
     info.is_dirty = bool(said.incompatible_features & _INCOMPATIBLE_DIRTY)
     info.is_corrupt = bool(said.incompatible_features & _INCOMPATIBLE_CORRUPT)
+    info.has_extended_l2 = bool(said.incompatible_features & _INCOMPATIBLE_EXTENDED_L2)
     info.is_block_device = file.is_block_device
     info.device = file.device
     info.inode = file.inode
@@ -465,18 +480,22 @@ cdef class Chain:
                 vb_plan_free(plan)
         return rows
 
-    def required_bytes(self, format, mode="full", cluster_size_bytes=_CLUSTER_DEFAULT_BYTES):
+    def required_bytes(self, format, mode="full", cluster_size_bytes=0, *, extended_l2=None, preallocation="off"):
         """Upper bound of what a new destination occupies."""
-        cdef vb_format c_format = <vb_format>_format_number(format)
-        cdef uint32_t cluster = _cluster_size(cluster_size_bytes)
-        cdef uint32_t unit = cluster if c_format == VB_FORMAT_QCOW2 else <uint32_t>_RAW_UNIT_BYTES
+        clusters = _inherited_clusters(self, format, cluster_size_bytes, extended_l2)
+        cdef _Destination wanted = _Destination("/", format, self.size_bytes, None, None, *clusters, preallocation)
+        cdef uint32_t unit = _RAW_UNIT_BYTES
+        if wanted.spec.format == VB_FORMAT_QCOW2:
+            unit = wanted.spec.cluster_size_bytes
+        if wanted.spec.extended_l2:
+            unit //= <uint32_t>_SUBCLUSTER_COUNT
         cdef vb_plan *plan = self._make_plan(<vb_plan_mode>_mode_number(mode), unit)
         cdef uint64_t required
         with nogil:
-            required = vb_writer_required_bytes(plan, c_format, cluster)
+            required = vb_writer_required_bytes(plan, &wanted.spec)
             vb_plan_free(plan)
         if required == UINT64_MAX:
-            raise _invalid(f"A disk of {self.size_bytes} bytes does not fit clusters of {cluster} bytes")
+            raise _invalid(f"A disk of {self.size_bytes} bytes does not fit clusters of {clusters[0]} bytes")
         return required
 
     def close(self):
@@ -498,6 +517,17 @@ cdef object _cluster_size(object value):
     return _power_of_two(value, "cluster_size_bytes", _CLUSTER_MIN_BYTES, _CLUSTER_MAX_BYTES)
 
 
+cdef tuple _inherited_clusters(Chain source, object format, object cluster_size_bytes, object extended_l2):
+    """Cluster size and extended L2 entries of a new destination: what was asked for, else what the source's top image has."""
+    top = source.layers[0]
+    cluster = cluster_size_bytes or top.cluster_size_bytes or _CLUSTER_DEFAULT_BYTES
+    if extended_l2 is None:
+        extended_l2 = format == "qcow2" and top.has_extended_l2 and cluster >= _CLUSTER_EXTENDED_MIN_BYTES
+    elif extended_l2 and not cluster_size_bytes and cluster < _CLUSTER_EXTENDED_MIN_BYTES:
+        cluster = _CLUSTER_DEFAULT_BYTES
+    return cluster, extended_l2
+
+
 @cython.final
 cdef class _Destination:
     """A checked `vb_destination_spec` with the strings that it points to."""
@@ -505,13 +535,17 @@ cdef class _Destination:
     cdef vb_destination_spec spec
     cdef bytes _path, _backing_path, _backing_format
 
-    def __cinit__(self, path, format, size_bytes, backing_path, backing_format, cluster_size_bytes):
+    def __cinit__(
+        self, path, format, size_bytes, backing_path, backing_format, cluster_size_bytes, bint extended_l2, preallocation
+    ):
         memset(&self.spec, 0, sizeof(self.spec))
         self._path = _encoded(path)
         self.spec.path = self._path
         self.spec.format = <vb_format>_format_number(format)
         self.spec.virtual_size_bytes = _within(size_bytes, "size_bytes", 0, _OFFSET_MAX)
         self.spec.cluster_size_bytes = _cluster_size(cluster_size_bytes)
+        self.spec.extended_l2 = extended_l2
+        self.spec.preallocation = <vb_preallocation>_preallocation_number(preallocation)
         self.spec.durable = True
         if backing_path is not None:
             self._backing_path = _encoded(backing_path)
@@ -524,12 +558,15 @@ cdef class _Destination:
 
 def create_image(
     path, format, size_bytes, PathPolicy policy not None, *,
-    backing_path=None, backing_format=None, cluster_size_bytes=_CLUSTER_DEFAULT_BYTES,
+    backing_path=None, backing_format=None, cluster_size_bytes=_CLUSTER_DEFAULT_BYTES, extended_l2=False,
+    preallocation="off",
 ):
     """Makes an empty image (mode 0600), durable and at once: PATH must not exist. The backing file is recorded, not opened."""
     if backing_path is not None and format != "qcow2":
         raise _invalid(f"An image of format {format!r} has no backing file")
-    cdef _Destination wanted = _Destination(path, format, size_bytes, backing_path, backing_format, cluster_size_bytes)
+    cdef _Destination wanted = _Destination(
+        path, format, size_bytes, backing_path, backing_format, cluster_size_bytes, extended_l2, preallocation
+    )
     cdef vb_error error
     memset(&error, 0, sizeof(error))
     cdef int status

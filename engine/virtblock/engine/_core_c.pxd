@@ -145,6 +145,12 @@ cdef extern from "writer.h" nogil:
         VB_COMPRESS_ZLIB
         VB_COMPRESS_ZSTD
 
+    enum vb_preallocation:
+        VB_PREALLOCATION_OFF
+        VB_PREALLOCATION_METADATA
+        VB_PREALLOCATION_FALLOC
+        VB_PREALLOCATION_FULL
+
     struct vb_destination_spec:
         const char *path
         vb_format format
@@ -155,6 +161,8 @@ cdef extern from "writer.h" nogil:
         uint32_t cluster_size_bytes
         vb_compress compression
         int compression_level
+        c_bool extended_l2
+        vb_preallocation preallocation
         c_bool durable
 
     struct vb_writer:
@@ -175,7 +183,7 @@ cdef extern from "writer.h" nogil:
     vb_writer *vb_writer_open(
         const vb_policy *policy, const vb_destination_spec *spec, const vb_chain *source, vb_error *error
     ) noexcept
-    uint64_t vb_writer_required_bytes(const vb_plan *plan, vb_format format, uint32_t cluster_size_bytes) noexcept
+    uint64_t vb_writer_required_bytes(const vb_plan *plan, const vb_destination_spec *spec) noexcept
     int vb_image_create(const vb_policy *policy, const vb_destination_spec *spec, vb_error *error) noexcept
     int vb_image_resize(
         const vb_policy *policy, const char *path, vb_format format, uint64_t size_bytes, vb_error *error

@@ -177,7 +177,8 @@ cdef class Copy:
         self, Chain source not None, destination_path, destination_format, PathPolicy policy not None, *,
         mode="full", bint reuse=False, backing_path=None, backing_format=None, cluster_size_bytes=0,
         bandwidth_bytes_per_s=0, granule_bytes=0, lane_count=0, bint check_space=True, bint durable=True,
-        reflink="auto", bint digest=False, compression="none", compression_level=0, bitmap=None,
+        reflink="auto", bint digest=False, compression="none", compression_level=0, bitmap=None, extended_l2=None,
+        preallocation="off",
     ):
         self._mutex = allocate_lock()
         cdef vb_copy_options options
@@ -195,9 +196,11 @@ cdef class Copy:
             if not reuse:
                 raise _invalid("A bitmap brings an earlier copy up to date: it needs reuse=True")
         _check_backing(source, destination_format, mode, reuse, backing_path, backing_format)
+        if extended_l2 is None and (reuse or compression != "none"):
+            extended_l2 = False
         cdef _Destination wanted = _Destination(
             destination_path, destination_format, source.size_bytes, backing_path, backing_format,
-            cluster_size_bytes or source.layers[0].cluster_size_bytes or _CLUSTER_DEFAULT_BYTES,
+            *_inherited_clusters(source, destination_format, cluster_size_bytes, extended_l2), preallocation,
         )
         wanted.spec.reuse = reuse
         wanted.spec.durable = durable

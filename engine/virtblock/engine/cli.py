@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NoReturn, TextIO
 from virtblock.engine import EngineError
 from virtblock.engine.copy_command import CopyReport, Interrupted, Request, run_copy
 from virtblock.engine.progress_bar import ProgressBar
-from virtblock.engine.units import bytes_text, parse_rate
+from virtblock.engine.units import MIB, bytes_text, parse_rate, parse_size
 
 if TYPE_CHECKING:
     from virtblock.engine import Compression, ImageFormat
@@ -86,6 +86,19 @@ def _parser() -> argparse.ArgumentParser:
         "file system can (XFS, btrfs); always: fail where it cannot; never: copy all, and find zeros in it. Data that "
         "fills no granule (64 KiB or DEST's cluster) and compressed clusters are copied in any case",
     )
+    add("--cluster-size", metavar="SIZE", help="of a new qcow2 DEST: 512 to 2M; default: SOURCE's, or 64K")
+    add(
+        "--extended-l2",
+        action=argparse.BooleanOptionalAction,
+        help="a new qcow2 DEST with subclusters, or without; needs clusters of 16K. Default: as SOURCE",
+    )
+    add(
+        "--preallocation",
+        choices=("off", "metadata", "falloc", "full"),
+        default="off",
+        help="of a new DEST, as in qemu-img create: metadata (qcow2): every cluster has its place; falloc: and blocks; "
+        "full: and zeros are written to them",
+    )
     add("--resume", action="store_true", help=argparse.SUPPRESS)
     add(
         "--allow-path", metavar="DIR", action="append", default=[], help="backing files may lie in DIR too (repeatable)"
@@ -133,7 +146,13 @@ def _compression(options: argparse.Namespace) -> Compression:
         if options.compression_level is not None:
             raise UsageError("--compression-level needs --compress")
         return "none"
-    for name, is_asked in {"--raw": options.raw, "--reuse": options.reuse}.items():
+    excluded = {
+        "--raw": options.raw,
+        "--reuse": options.reuse,
+        "--extended-l2": bool(options.extended_l2),
+        "--preallocation": options.preallocation != "off",
+    }
+    for name, is_asked in excluded.items():
         if is_asked:
             raise UsageError(f"--compress makes a new qcow2 image; it cannot go with {name}")
     if options.reflink == "always":
@@ -151,6 +170,30 @@ def _compression_level(options: argparse.Namespace) -> int:
     return int(text)
 
 
+def _cluster_size(options: argparse.Namespace) -> int:
+    if options.cluster_size is None:
+        return 0
+    try:
+        cluster_size_bytes = parse_size(options.cluster_size)
+    except ValueError as error:
+        raise UsageError(f"--cluster-size: {error}") from None
+    if not 512 <= cluster_size_bytes <= 2 * MIB or cluster_size_bytes & (cluster_size_bytes - 1):
+        raise UsageError(f"--cluster-size: {options.cluster_size!r} is not a power of two from 512 to 2M")
+    return cluster_size_bytes
+
+
+def _check_new_image_options(options: argparse.Namespace, source_format: ImageFormat) -> None:
+    """What describes a new DEST says nothing of one that is there already, and clusters nothing of a raw one."""
+    of_qcow2 = {"--cluster-size": options.cluster_size is not None, "--extended-l2": options.extended_l2 is not None}
+    of_new = {**of_qcow2, "--preallocation": options.preallocation != "off"}
+    for name, is_asked in of_new.items():
+        if is_asked and options.reuse:
+            raise UsageError(f"{name} describes a new DEST and cannot be combined with --reuse")
+    for name, is_asked in of_qcow2.items():
+        if is_asked and (options.raw or source_format == "raw"):
+            raise UsageError(f"{name} describes a qcow2 DEST, and this one is raw")
+
+
 def _request(options: argparse.Namespace) -> Request:
     _refuse_later_options(options)
     for name in ("source", "destination"):
@@ -160,9 +203,11 @@ def _request(options: argparse.Namespace) -> Request:
         raise UsageError("--bitmap brings an earlier copy up to date; add --reuse, or leave it out for a first copy")
     if options.bitmap == "":
         raise UsageError("--bitmap: the name is empty")
+    source_format = _source_format(options)
+    _check_new_image_options(options, source_format)
     return Request(
         source=options.source,
-        source_format=_source_format(options),
+        source_format=source_format,
         destination=options.destination,
         shallow=options.shallow,
         reuse=options.reuse,
@@ -175,6 +220,9 @@ def _request(options: argparse.Namespace) -> Request:
         compression=_compression(options),
         compression_level=_compression_level(options),
         bitmap=options.bitmap,
+        cluster_size_bytes=_cluster_size(options),
+        extended_l2=options.extended_l2,
+        preallocation=options.preallocation,
     )
 
 

@@ -20,7 +20,7 @@ from virtblock.engine import CancelFlag, Chain, Copy, CopyProgress, EngineError,
 from virtblock.engine.progress_bar import REDRAW_INTERVAL_S, ProgressBar
 
 if TYPE_CHECKING:
-    from virtblock.engine import Compression, CopyMode, ImageFormat, ReflinkMode
+    from virtblock.engine import Compression, CopyMode, ImageFormat, Preallocation, ReflinkMode
 
 Result = TypeVar("Result")
 
@@ -44,6 +44,9 @@ class Request(NamedTuple):
     compression: Compression = "none"
     compression_level: int = 0  # 0: the method's default
     bitmap: str | None = None
+    cluster_size_bytes: int = 0  # 0: the source's
+    extended_l2: bool | None = None  # None: as the source
+    preallocation: Preallocation = "off"
 
 
 class CopyReport(NamedTuple):
@@ -213,6 +216,9 @@ def _new_copy(
         compression=request.compression,
         compression_level=request.compression_level,
         bitmap=request.bitmap,
+        cluster_size_bytes=request.cluster_size_bytes,
+        extended_l2=request.extended_l2,
+        preallocation=request.preallocation,
     )
 
 

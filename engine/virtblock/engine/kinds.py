@@ -9,6 +9,7 @@ ImageFormat = Literal["raw", "qcow2"]
 CopyMode = Literal["full", "top"]
 Compression = Literal["none", "zlib", "zstd"]
 ReflinkMode = Literal["auto", "never", "always"]
+Preallocation = Literal["off", "metadata", "falloc", "full"]
 ErrorKind = Literal[
     "system",
     "invalid",

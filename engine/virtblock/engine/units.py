@@ -13,6 +13,7 @@ TIB = 1024 * GIB
 _NAMES = ((TIB, "TiB"), (GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB"))
 _FACTORS = {"K": KIB, "M": MIB, "G": GIB, "T": TIB}
 _RATE = re.compile(r"(?P<number>[0-9]+(\.[0-9]+)?) ?((?P<unit>[KMGT])(iB)?)?(/s)?")
+_SIZE = re.compile(r"(?P<number>[0-9]{1,18}) ?((?P<unit>[KMGT])(iB)?)?")
 _RATE_MAX = 2**63 - 1
 
 
@@ -30,6 +31,14 @@ def duration_text(seconds: float) -> str:
     minutes, second = divmod(int(seconds + 0.5), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+
+
+def parse_size(text: str) -> int:
+    """Bytes from `65536`, `64K`, `64KiB` or `2M`. ValueError for all else."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"not a size: {text!r}")
+    return int(match["number"]) * _FACTORS.get(match["unit"], 1)
 
 
 def parse_rate(text: str) -> int:

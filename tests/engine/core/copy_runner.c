@@ -21,6 +21,8 @@ static int copy_chain(const struct copy_request *request, const struct vb_policy
 		.backing_format = request->backing_format,
 		.cluster_size_bytes = request->cluster_size_bytes ? request->cluster_size_bytes : 65536,
 		.compression = request->compression,
+		.extended_l2 = request->extended_l2,
+		.preallocation = request->preallocation,
 		.durable = true,
 	};
 	struct vb_copy_options options = {

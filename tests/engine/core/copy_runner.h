@@ -16,6 +16,8 @@ struct copy_request {
 	const char *backing_path;
 	const char *backing_format;
 	uint32_t cluster_size_bytes;
+	bool extended_l2;
+	enum vb_preallocation preallocation;
 	uint32_t granule_bytes;
 	uint32_t lane_count;
 	uint64_t bandwidth_bytes_per_s;

@@ -103,8 +103,12 @@ static int on_fallocate(int fd, int mode, off_t offset, off_t length)
 {
 	if (is_hit())
 		return -1;
-	CHECK((mode & FALLOC_FL_KEEP_SIZE) != 0);
-	record(RECORD_PUNCH, fd, (uint64_t)offset, (uint64_t)length, NULL);
+	/* A new file is given its room before anything is in it: then the call sets its size. */
+	CHECK(mode == 0 ? offset == 0 : (mode & FALLOC_FL_KEEP_SIZE) != 0);
+	if (mode == 0)
+		record(RECORD_SIZE, fd, (uint64_t)length, 0, NULL);
+	else
+		record(RECORD_PUNCH, fd, (uint64_t)offset, (uint64_t)length, NULL);
 	return vb_sys_linux.fallocate(fd, mode, offset, length);
 }
 

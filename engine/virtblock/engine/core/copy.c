@@ -164,7 +164,7 @@ static int check_space(const struct vb_copy *copy, struct vb_error *error)
 
 	uint64_t free_bytes = (uint64_t)room.f_bavail * (uint64_t)room.f_frsize;
 	uint64_t required_bytes =
-		vb_writer_required_bytes(copy->plan, destination->spec.format, destination->spec.cluster_size_bytes);
+		vb_writer_required_bytes(copy->plan, &destination->spec);
 
 	uint64_t promised_bytes = vb_copy_promised_bytes(copy);
 

@@ -18,6 +18,7 @@
 
 #define RAW_UNIT_BYTES 4096u
 #define DEVICE_HEADER_BYTES 4096u      /* the largest logical block: holds the magic, and is written whole */
+#define FILL_BYTES (256u * 1024)
 #define SHARE_BLOCK_MAX_BYTES 65536u   /* the largest block of a file system that shares; network ones name a transfer size */
 
 int vb_destination_check_source(const struct vb_file *file, const struct vb_chain *source, struct vb_error *error)
@@ -32,6 +33,20 @@ int vb_destination_check_source(const struct vb_file *file, const struct vb_chai
 	return 0;
 }
 
+static int check_options(const struct vb_destination_spec *spec, struct vb_error *error)
+{
+	if (spec->reuse && (spec->extended_l2 || spec->preallocation != VB_PREALLOCATION_OFF))
+		return vb_fail(error, VB_ERROR_INVALID, 0, spec->path, -1,
+			       "Only a new destination can be given extended L2 entries or be preallocated");
+	if (spec->compression != VB_COMPRESS_NONE && (spec->extended_l2 || spec->preallocation != VB_PREALLOCATION_OFF))
+		return vb_fail(error, VB_ERROR_INVALID, 0, spec->path, -1,
+			       "A compressed destination has no extended L2 entries and is not preallocated");
+	if (spec->format == VB_FORMAT_RAW && (spec->extended_l2 || spec->preallocation == VB_PREALLOCATION_METADATA))
+		return vb_fail(error, VB_ERROR_INVALID, 0, spec->path, -1, "A raw destination has no %s",
+			       spec->extended_l2 ? "L2 entries" : "metadata to preallocate");
+	return 0;
+}
+
 static int check_spec(const struct vb_destination_spec *spec, struct vb_error *error)
 {
 	if (!spec->path || !*spec->path)
@@ -41,6 +56,8 @@ static int check_spec(const struct vb_destination_spec *spec, struct vb_error *e
 	if (spec->backing_path && (spec->format == VB_FORMAT_RAW || spec->reuse))
 		return vb_fail(error, VB_ERROR_INVALID, 0, spec->path, -1,
 			       "Only a new qcow2 destination can be given a backing file");
+	if (check_options(spec, error))
+		return -1;
 	if (spec->virtual_size_bytes > INT64_MAX)
 		return vb_fail(error, VB_ERROR_INVALID, 0, spec->path, -1, "A disk cannot have %llu bytes",
 			       (unsigned long long)spec->virtual_size_bytes);
@@ -178,6 +195,10 @@ static struct vb_writer *open_device(const struct vb_policy *policy, const struc
 {
 	struct vb_file file;
 
+	if (spec->preallocation != VB_PREALLOCATION_OFF) {
+		vb_fail(error, VB_ERROR_INVALID, 0, spec->path, -1, "A block device has its room and cannot be preallocated");
+		return NULL;
+	}
 	if (spec->format == VB_FORMAT_RAW)
 		return open_reused(policy, spec, VB_EXISTING_DESTINATION, source, error);
 	return open_guarded(policy, spec->path, source, &file, error) ? NULL : new_qcow2(NULL, &file, spec, error);
@@ -240,17 +261,19 @@ static uint64_t touched_bytes(const struct vb_plan *plan, uint64_t unit_bytes)
 	return total;
 }
 
-uint64_t vb_writer_required_bytes(const struct vb_plan *plan, enum vb_format format, uint32_t cluster_size_bytes)
+uint64_t vb_writer_required_bytes(const struct vb_plan *plan, const struct vb_destination_spec *spec)
 {
 	struct vb_qcow2_layout layout;
 	struct vb_error error;
 
-	if (format == VB_FORMAT_RAW)
-		return touched_bytes(plan, RAW_UNIT_BYTES);
-	if (vb_qcow2_layout_make(&layout, plan, plan->size_bytes, cluster_size_bytes, NULL, &error))
+	if (spec->format == VB_FORMAT_RAW)
+		return spec->preallocation == VB_PREALLOCATION_OFF ? touched_bytes(plan, RAW_UNIT_BYTES) : plan->size_bytes;
+	if (vb_qcow2_layout_make(&layout, plan, plan->size_bytes, spec, &error))
 		return UINT64_MAX;
 	vb_qcow2_layout_free(&layout);
-	return layout.file_size_bytes;
+	if (spec->preallocation != VB_PREALLOCATION_METADATA)
+		return layout.file_size_bytes;
+	return layout.file_size_bytes - ((layout.data_count - layout.planned_count) << layout.cluster_bits);
 }
 
 static char *copy_text(const char *text, bool *failed)
@@ -297,7 +320,7 @@ int vb_writer_check_range(const struct vb_writer *writer, uint64_t start_bytes, 
 	    ((start_bytes & unit_mask) != 0 ||
 	     ((length_bytes & unit_mask) != 0 && start_bytes + length_bytes != size_bytes)))
 		return vb_fail(error, VB_ERROR_INVALID, 0, writer->file.path, -1,
-			       "%llu bytes at %llu are not whole clusters of %u bytes", (unsigned long long)length_bytes,
+			       "%llu bytes at %llu are not whole clusters or subclusters of %u bytes", (unsigned long long)length_bytes,
 			       (unsigned long long)start_bytes, writer->unit_bytes);
 	return 0;
 }
@@ -331,6 +354,43 @@ int vb_writer_clear_device_head(struct vb_writer *writer, struct vb_error *error
 	return vb_writer_sync(writer, error);
 }
 
+static bool has_no_fallocate(int system_errno)
+{
+	return system_errno == EOPNOTSUPP || system_errno == ENOSYS;
+}
+
+int vb_writer_preallocate(struct vb_writer *writer, uint64_t size_bytes, bool *fills, struct vb_error *error)
+{
+	int result;
+
+	*fills = false;
+	if (writer->spec.preallocation < VB_PREALLOCATION_FALLOC || size_bytes == 0)
+		return 0;
+	do {
+		result = vb_sys->fallocate(writer->file.fd, 0, 0, (off_t)size_bytes);
+	} while (result && errno == EINTR);
+	if (result && !has_no_fallocate(errno))
+		return vb_fail(error, VB_ERROR_SYSTEM, errno, writer->file.path, -1, "Cannot preallocate %llu bytes",
+			       (unsigned long long)size_bytes);
+	*fills = result || writer->spec.preallocation == VB_PREALLOCATION_FULL;
+	return 0;
+}
+
+int vb_writer_fill(const struct vb_writer *writer, uint64_t offset_bytes, uint64_t length_bytes, struct vb_error *error)
+{
+	static const uint8_t zeros[FILL_BYTES];
+
+	while (length_bytes > 0) {
+		size_t piece = length_bytes < FILL_BYTES ? (size_t)length_bytes : FILL_BYTES;
+
+		if (vb_pwrite_full(writer->file.fd, writer->file.path, zeros, piece, offset_bytes, error))
+			return -1;
+		offset_bytes += piece;
+		length_bytes -= piece;
+	}
+	return 0;
+}
+
 void vb_writer_start_write_back(struct vb_writer *writer)
 {
 	if (writer->spec.durable)
@@ -341,6 +401,9 @@ uint32_t vb_writer_find_share_block(const struct vb_writer *writer)
 {
 	struct statvfs status;
 
+	/* A shared extent takes room when it is written to, which is what these were to do before. */
+	if (writer->spec.preallocation >= VB_PREALLOCATION_FALLOC)
+		return 0;
 	if (vb_sys->fstatvfs(writer->file.fd, &status) == 0 && status.f_bsize >= 512 && status.f_bsize <= SHARE_BLOCK_MAX_BYTES &&
 	    (status.f_bsize & (status.f_bsize - 1)) == 0)
 		return (uint32_t)status.f_bsize;

@@ -59,7 +59,7 @@ int vb_writer_init(struct vb_writer *writer, const struct vb_writer_ops *ops, st
 		   const struct vb_destination_spec *spec, struct vb_error *error);
 /* Closes the file, frees the strings. Not the writer itself. */
 void vb_writer_release(struct vb_writer *writer);
-/* Within the disk, and for qcow2 in whole clusters but at its end; INVALID otherwise. */
+/* Within the disk, and for qcow2 in whole units but at its end; INVALID otherwise. */
 int vb_writer_check_range(const struct vb_writer *writer, uint64_t start_bytes, uint64_t length_bytes, struct vb_error *error);
 /* A new qcow2's plan and its backing file belong together; INVALID otherwise. `plan` may be NULL. */
 int vb_writer_check_plan(const struct vb_writer *writer, const struct vb_plan *plan, struct vb_error *error);
@@ -67,10 +67,14 @@ int vb_writer_check_plan(const struct vb_writer *writer, const struct vb_plan *p
 int vb_writer_clear_device_head(struct vb_writer *writer, struct vb_error *error);
 /* fdatasync if the destination is durable. Once it failed it fails for good: the kernel reports a lost page only once. */
 int vb_writer_sync(struct vb_writer *writer, struct vb_error *error);
+/* Takes room for the first `size_bytes` of a new file, if the spec wants that. *fills: what is not written must be filled with zeros. */
+int vb_writer_preallocate(struct vb_writer *writer, uint64_t size_bytes, bool *fills, struct vb_error *error);
+/* Writes zeros. */
+int vb_writer_fill(const struct vb_writer *writer, uint64_t offset_bytes, uint64_t length_bytes, struct vb_error *error);
 /* Starts write-back of what is dirty now, without waiting for it. */
 void vb_writer_start_write_back(struct vb_writer *writer);
 
-/* The block in which the destination's file system shares extents. */
+/* The block in which the destination's file system shares extents; 0 where none may be shared. */
 uint32_t vb_writer_find_share_block(const struct vb_writer *writer);
 /* Shares `length_bytes` of `source` into the destination's file; the failures of vb_writer_ops.share. */
 int vb_writer_share_range(const struct vb_writer *writer, uint64_t offset_bytes, const struct vb_file *source,

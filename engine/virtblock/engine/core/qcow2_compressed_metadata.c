@@ -65,7 +65,7 @@ static bool fill_l2_entries(struct generator *generator, const struct vb_qcow2_r
 		uint64_t entry = 0;
 
 		if (run->rank != VB_QCOW2_RANK_ZERO)
-			entry = atomic_load_explicit(&self->entries[run->rank + (cluster - run->first_cluster)], memory_order_relaxed);
+			entry = atomic_load_explicit(&self->entries[run->rank + (cluster - run->first_unit)], memory_order_relaxed);
 		if (entry)
 			count_entry(generator, entry);
 		else if (self->has_zero_entries)
@@ -91,8 +91,8 @@ static int write_l2_tables(struct generator *generator, struct vb_error *error)
 
 	for (size_t index = 0; index < layout->run_count; index++) {
 		const struct vb_qcow2_run *run = &layout->runs[index];
-		uint64_t cluster = run->first_cluster;
-		uint64_t run_end = cluster + run->cluster_count;
+		uint64_t cluster = run->first_unit;
+		uint64_t run_end = cluster + run->unit_count;
 
 		while (cluster < run_end) {
 			uint64_t l1_index = cluster >> shift;

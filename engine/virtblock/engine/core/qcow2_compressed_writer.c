@@ -49,8 +49,7 @@ static int compressed_prepare(struct vb_writer *writer, const struct vb_plan *pl
 	struct compressed_writer *self = compressed(writer);
 
 	if (vb_writer_check_plan(writer, plan, error) ||
-	    vb_qcow2_layout_make(&self->layout, plan, writer->spec.virtual_size_bytes, writer->spec.cluster_size_bytes,
-				 writer->file.path, error))
+	    vb_qcow2_layout_make(&self->layout, plan, writer->spec.virtual_size_bytes, &writer->spec, error))
 		return -1;
 	self->has_zero_entries = plan && plan->mode == VB_PLAN_TOP;
 	self->entries = calloc(self->layout.data_count + 1, sizeof(*self->entries));
@@ -293,10 +292,10 @@ static int compressed_zero(struct vb_writer *writer, uint64_t start_bytes, uint6
 			return vb_fail(error, VB_ERROR_INTERNAL, 0, writer->file.path, -1, "Zeros at %llu were not planned",
 				       (unsigned long long)(cluster << self->layout.cluster_bits));
 		if (!run || run->rank == VB_QCOW2_RANK_ZERO) {
-			cluster = run ? run->first_cluster + run->cluster_count : cluster + 1;
+			cluster = run ? run->first_unit + run->unit_count : cluster + 1;
 			continue;
 		}
-		rank = run->rank + (cluster - run->first_cluster);
+		rank = run->rank + (cluster - run->first_unit);
 		if (atomic_load_explicit(&self->entries[rank], memory_order_relaxed))
 			return vb_fail(error, VB_ERROR_INTERNAL, 0, writer->file.path, -1, "A compressed cluster at %llu is to become zeros",
 				       (unsigned long long)(cluster << self->layout.cluster_bits));

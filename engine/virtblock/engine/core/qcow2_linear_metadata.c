@@ -28,28 +28,82 @@ struct generator {
 	uint64_t block_count;     /* refcount blocks that exist */
 };
 
-static bool is_written(const struct linear_writer *self, uint64_t rank)
+/* Which units of a data cluster were written: bit 0 alone, or one bit for each subcluster. */
+static uint32_t find_written(const struct linear_writer *self, uint64_t host_rank)
 {
-	return (atomic_load_explicit(&self->written[rank / 64], memory_order_relaxed) >> (rank % 64)) & 1;
+	uint64_t count = vb_qcow2_layout_units_per_cluster(&self->layout);
+	uint64_t first = host_rank * count;
+	uint64_t word = atomic_load_explicit(&self->written[first / 64], memory_order_relaxed) >> (first % 64);
+
+	return count == 1 ? word & 1 : (uint32_t)word;
 }
 
-/* L2 entries for clusters [cluster, end) of a run; returns whether any is not empty. */
-static bool fill_l2_entries(const struct generator *generator, const struct vb_qcow2_run *run, uint64_t cluster, uint64_t end)
+/* What units [unit, end) of a run say, a unit being a cluster; returns whether any says something. */
+static bool fill_standard(const struct generator *generator, const struct vb_qcow2_run *run, uint64_t unit, uint64_t end)
 {
 	const struct linear_writer *self = generator->self;
-	uint64_t entry_mask = generator->cluster_bytes / sizeof(uint64_t) - 1;
+	uint64_t entry_mask = (1ull << self->layout.table_bits) - 1;
 	bool any = false;
 
-	for (; cluster < end; cluster++) {
-		uint64_t rank = run->rank + (cluster - run->first_cluster);
+	if (self->layout.is_preallocated)
+		return true;   /* the entries are there, and what they name reads as zeros where it was not written */
+	for (; unit < end; unit++) {
+		uint64_t rank = run->rank + (unit - run->first_unit);
 		uint64_t entry = self->has_zero_entries ? VB_QCOW2_ZERO : 0;
 
-		if (run->rank != VB_QCOW2_RANK_ZERO && is_written(self, rank))
+		if (run->rank != VB_QCOW2_RANK_ZERO && find_written(self, rank))
 			entry = (self->layout.data_offset_bytes + rank * generator->cluster_bytes) | VB_QCOW2_COPIED;
-		vb_store_be64(generator->table + (cluster & entry_mask) * sizeof(uint64_t), entry);
+		vb_store_be64(generator->table + (unit & entry_mask) * sizeof(uint64_t), entry);
 		any |= entry != 0;
 	}
 	return any;
+}
+
+/* The same, a unit being a subcluster: several runs may say something of one cluster. */
+static bool fill_extended(const struct generator *generator, const struct vb_qcow2_run *run, uint64_t unit, uint64_t end)
+{
+	const struct linear_writer *self = generator->self;
+	uint64_t count = VB_QCOW2_SUBCLUSTER_COUNT;
+	uint64_t cluster_mask = (1ull << self->layout.table_bits) / count - 1;
+	bool any = false;
+
+	while (unit < end) {
+		uint64_t first = unit % count;
+		uint64_t stop = end - unit < count - first ? first + (end - unit) : count;
+		uint64_t here = (1ull << stop) - (1ull << first), written = 0, bitmap;
+		uint8_t *entry = generator->table + (unit / count & cluster_mask) * 16;
+
+		if (run->rank != VB_QCOW2_RANK_ZERO) {
+			uint64_t host_rank = (run->rank + (unit - run->first_unit)) / count;
+
+			written = find_written(self, host_rank) & here;
+			if (written)
+				vb_store_be64(entry, (self->layout.data_offset_bytes + host_rank * generator->cluster_bytes) |
+							     VB_QCOW2_COPIED);
+		}
+		bitmap = written | (self->has_zero_entries ? (here & ~written) << count : 0);
+		vb_store_be64(entry + 8, vb_load_be64(entry + 8) | bitmap);
+		any |= bitmap != 0;
+		unit += stop - first;
+	}
+	return any;
+}
+
+/* An empty table; of a preallocated image with all its clusters in it. Returns whether it says something. */
+static bool start_table(const struct generator *generator, uint64_t l1_index)
+{
+	const struct vb_qcow2_layout *layout = &generator->self->layout;
+	uint64_t units_per_cluster = vb_qcow2_layout_units_per_cluster(layout);
+	uint64_t entry_count = (1ull << layout->table_bits) / units_per_cluster;
+	uint64_t first = l1_index * entry_count;
+
+	memset(generator->table, 0, generator->cluster_bytes);
+	if (!layout->is_preallocated)
+		return false;
+	for (uint64_t index = 0; index < entry_count && first + index < layout->data_count; index++)
+		vb_store_be64(generator->table + index * (generator->cluster_bytes / entry_count),
+			      (layout->data_offset_bytes + (first + index) * generator->cluster_bytes) | VB_QCOW2_COPIED);
+	return true;
 }
 
 static int emit_l2_table(struct generator *generator, uint64_t l1_index, uint64_t ordinal, struct vb_error *error)
@@ -61,36 +115,42 @@ static int emit_l2_table(struct generator *generator, uint64_t l1_index, uint64_
 	return vb_stream_put(&generator->stream, offset_bytes, generator->table, generator->cluster_bytes, error);
 }
 
+/* The next table with room in the file, from *l1_index on, `index` being the first run that reaches there. */
+static bool find_table(const struct vb_qcow2_layout *layout, size_t index, uint64_t *l1_index)
+{
+	if (layout->is_preallocated)
+		return *l1_index < layout->l1_entry_count;
+	if (index == layout->run_count)
+		return false;
+	if (*l1_index < layout->runs[index].first_unit >> layout->table_bits)
+		*l1_index = layout->runs[index].first_unit >> layout->table_bits;
+	return true;
+}
+
 static int write_l2_tables(struct generator *generator, struct vb_error *error)
 {
 	const struct vb_qcow2_layout *layout = &generator->self->layout;
-	uint32_t shift = layout->cluster_bits - 3;
-	uint64_t current = UINT64_MAX, ordinal = UINT64_MAX;
-	bool any = false;
+	bool is_extended = layout->unit_bits != layout->cluster_bits;
+	size_t index = 0;
 
-	for (size_t index = 0; index < layout->run_count; index++) {
-		const struct vb_qcow2_run *run = &layout->runs[index];
-		uint64_t cluster = run->first_cluster;
-		uint64_t run_end = cluster + run->cluster_count;
+	for (uint64_t l1_index = 0, ordinal = 0; find_table(layout, index, &l1_index); l1_index++, ordinal++) {
+		uint64_t first = l1_index << layout->table_bits, end = (l1_index + 1) << layout->table_bits;
+		bool any = start_table(generator, l1_index);
 
-		while (cluster < run_end) {
-			uint64_t l1_index = cluster >> shift;
-			uint64_t table_end = (l1_index + 1) << shift;
-			uint64_t stop = table_end < run_end ? table_end : run_end;
+		while (index < layout->run_count && layout->runs[index].first_unit < end) {
+			const struct vb_qcow2_run *run = &layout->runs[index];
+			uint64_t run_end = run->first_unit + run->unit_count;
+			uint64_t from = run->first_unit > first ? run->first_unit : first, to = run_end < end ? run_end : end;
 
-			if (l1_index != current) {
-				if (any && emit_l2_table(generator, current, ordinal, error))
-					return -1;
-				memset(generator->table, 0, generator->cluster_bytes);
-				any = false;
-				current = l1_index;
-				ordinal++;
-			}
-			any |= fill_l2_entries(generator, run, cluster, stop);
-			cluster = stop;
+			any |= is_extended ? fill_extended(generator, run, from, to) : fill_standard(generator, run, from, to);
+			if (run_end > end)
+				break;
+			index++;
 		}
+		if (any && emit_l2_table(generator, l1_index, ordinal, error))
+			return -1;
 	}
-	return any ? emit_l2_table(generator, current, ordinal, error) : 0;
+	return 0;
 }
 
 /* The refcount of a host cluster: 0 or 1, nothing is shared in a new image. */
@@ -105,19 +165,21 @@ static bool is_used(const struct generator *generator, uint64_t host_cluster)
 	if (host_cluster < data_first)
 		return (generator->l2_used[(host_cluster - l2_first) / 64] >> ((host_cluster - l2_first) % 64)) & 1;
 	if (host_cluster < generator->used_end)
-		return is_written(generator->self, host_cluster - data_first);
+		return layout->is_preallocated || find_written(generator->self, host_cluster - data_first) != 0;
 	return host_cluster < generator->used_end + generator->block_count;
 }
 
 static uint64_t find_used_end(const struct generator *generator)
 {
 	const struct vb_qcow2_layout *layout = &generator->self->layout;
+	uint64_t per_word = 64 / vb_qcow2_layout_units_per_cluster(layout);
 	uint64_t rank = layout->data_count;
 
-	while (rank > 0 && !is_written(generator->self, rank - 1)) {
+	while (!layout->is_preallocated && rank > 0 && !find_written(generator->self, rank - 1)) {
 		/* A whole empty word at once. */
-		if (rank % 64 == 0 && !atomic_load_explicit(&generator->self->written[rank / 64 - 1], memory_order_relaxed))
-			rank -= 64;
+		if (rank % per_word == 0 &&
+		    !atomic_load_explicit(&generator->self->written[rank / per_word - 1], memory_order_relaxed))
+			rank -= per_word;
 		else
 			rank--;
 	}
@@ -248,6 +310,7 @@ int vb_qcow2_linear_write_header(struct linear_writer *self, struct vb_error *er
 		.l1_offset_bytes = layout->l1_offset_bytes,
 		.reftable_offset_bytes = layout->reftable_offset_bytes,
 		.reftable_clusters = layout->reftable_clusters,
+		.incompatible_features = self->base.spec.extended_l2 ? VB_QCOW2_INCOMPATIBLE_EXTENDED_L2 : 0,
 	};
 
 	return vb_qcow2_new_header_write(&self->base, &header, error);

@@ -2,9 +2,10 @@
 /*
  * New qcow2 destinations, written front to back (version 3, 16-bit refcounts).
  *
- * Owns: the partial file or block device, and which data clusters were written. Invariants: the layout never changes after prepare(). A cluster is
- * referenced by the image exactly when its bit in `written` is set; one that is planned but was found to be zero stays a hole of the file, with
- * refcount 0, and its L2 entry says "zero" where a backing file would show through and nothing otherwise. Metadata
+ * Owns: the partial file or block device, and which units of it were written. Invariants: the layout never changes after prepare(). A cluster is
+ * referenced by the image exactly when a bit of it in `written` is set; one that is planned but was found to be zero stays a hole of the file, with
+ * refcount 0, and its L2 entry says "zero" where a backing file would show through and nothing otherwise. With extended L2 entries the same
+ * holds for each subcluster. In a preallocated image every cluster is referenced, and reads as zeros until it is written. Metadata
  * exists nowhere but in the plan's runs and these bits until publish() generates it; the header is the last thing written, so the
  * partial file, or the device, is no image before all else is durable.
  */
@@ -34,20 +35,37 @@ static int prepare_device(struct linear_writer *self, struct vb_error *error)
 	return vb_writer_clear_device_head(&self->base, error);
 }
 
+/* The file's room is taken before anything is written to it. Where it must hold zeros, the copy writes them with all else, and here only those
+ * that it does not write: there is no copy, or a backing file shows through. */
+static int preallocate(struct linear_writer *self, const struct vb_plan *plan, struct vb_error *error)
+{
+	const struct vb_qcow2_layout *layout = &self->layout;
+
+	if (vb_writer_preallocate(&self->base, layout->file_size_bytes, &self->fills, error))
+		return -1;
+	if (!self->fills)
+		return 0;
+	if (plan && plan->mode == VB_PLAN_FULL)
+		self->base.zero_needed = true;
+	else
+		return vb_writer_fill(&self->base, layout->data_offset_bytes, layout->data_count << layout->cluster_bits, error);
+	return 0;
+}
+
 static int linear_prepare(struct vb_writer *writer, const struct vb_plan *plan, struct vb_error *error)
 {
 	struct linear_writer *self = linear(writer);
 
 	if (vb_writer_check_plan(writer, plan, error) ||
-	    vb_qcow2_layout_make(&self->layout, plan, writer->spec.virtual_size_bytes, writer->spec.cluster_size_bytes,
-				 writer->file.path, error))
+	    vb_qcow2_layout_make(&self->layout, plan, writer->spec.virtual_size_bytes, &writer->spec, error))
 		return -1;
 	self->has_zero_entries = plan && plan->mode == VB_PLAN_TOP;
-	self->written = calloc(self->layout.data_count / 64 + 1, sizeof(*self->written));
+	self->written = calloc(self->layout.data_count * vb_qcow2_layout_units_per_cluster(&self->layout) / 64 + 1,
+			       sizeof(*self->written));
 	if (!self->written)
 		return vb_fail(error, VB_ERROR_MEMORY, 0, writer->file.path, -1, "No memory for the map of %llu clusters",
 			       (unsigned long long)self->layout.data_count);
-	return self->is_device ? prepare_device(self, error) : 0;
+	return self->is_device ? prepare_device(self, error) : preallocate(self, plan, error);
 }
 
 /* Sets or clears the bits [first, first + count); lanes may share the words at both ends. */
@@ -68,13 +86,13 @@ static void mark_written(struct linear_writer *self, uint64_t first, uint64_t co
 	}
 }
 
-static uint64_t cluster_count_of(const struct vb_writer *writer, uint64_t length_bytes)
+static uint64_t unit_count_of(const struct vb_writer *writer, uint64_t length_bytes)
 {
 	return (length_bytes + writer->unit_bytes - 1) / writer->unit_bytes;
 }
 
-/* The disk may end inside its last cluster. What the device held behind that would come to light if the disk grew. */
-static int clear_cluster_end(const struct vb_writer *writer, uint64_t host_bytes, struct vb_error *error)
+/* The disk may end inside its last unit. What the device held behind that would come to light if the disk grew. */
+static int clear_unit_end(const struct vb_writer *writer, uint64_t host_bytes, struct vb_error *error)
 {
 	uint64_t rest = (0 - host_bytes) & (writer->unit_bytes - 1);
 	uint8_t *zeros;
@@ -84,20 +102,20 @@ static int clear_cluster_end(const struct vb_writer *writer, uint64_t host_bytes
 		return 0;
 	zeros = calloc(1, rest);
 	if (!zeros)
-		return vb_fail(error, VB_ERROR_MEMORY, 0, writer->file.path, -1, "No memory for the end of a cluster");
+		return vb_fail(error, VB_ERROR_MEMORY, 0, writer->file.path, -1, "No memory for the end of a unit");
 	result = vb_pwrite_full(writer->file.fd, writer->file.path, zeros, rest, host_bytes, error);
 	free(zeros);
 	return result;
 }
 
-/* The rank of the range's first data cluster; INTERNAL where the plan has no data for all of it. */
+/* The rank of the range's first unit; INTERNAL where the plan has no data for all of it. */
 static int find_rank(const struct linear_writer *self, uint64_t start_bytes, uint64_t length_bytes, uint64_t *rank,
 		     struct vb_error *error)
 {
 	const struct vb_writer *writer = &self->base;
 
-	if (vb_qcow2_layout_find_rank(&self->layout, start_bytes >> self->layout.cluster_bits,
-				      cluster_count_of(writer, length_bytes), rank))
+	if (vb_qcow2_layout_find_rank(&self->layout, start_bytes >> self->layout.unit_bits,
+				      unit_count_of(writer, length_bytes), rank))
 		return 0;
 	return vb_fail(error, VB_ERROR_INTERNAL, 0, writer->file.path, -1, "%llu bytes of data at %llu were not planned",
 		       (unsigned long long)length_bytes, (unsigned long long)start_bytes);
@@ -105,7 +123,7 @@ static int find_rank(const struct linear_writer *self, uint64_t start_bytes, uin
 
 static uint64_t host_offset_of(const struct linear_writer *self, uint64_t rank)
 {
-	return self->layout.data_offset_bytes + (rank << self->layout.cluster_bits);
+	return self->layout.data_offset_bytes + (rank << self->layout.unit_bits);
 }
 
 static int linear_write(struct vb_writer *writer, uint64_t start_bytes, const void *buffer, size_t length,
@@ -124,9 +142,9 @@ static int linear_write(struct vb_writer *writer, uint64_t start_bytes, const vo
 	uint64_t host_bytes = host_offset_of(self, rank);
 
 	if (vb_pwrite_full(writer->file.fd, writer->file.path, buffer, length, host_bytes, error) ||
-	    (self->is_device && clear_cluster_end(writer, host_bytes + length, error)))
+	    (self->is_device && clear_unit_end(writer, host_bytes + length, error)))
 		return -1;
-	mark_written(self, rank, cluster_count_of(writer, length), true);
+	mark_written(self, rank, unit_count_of(writer, length), true);
 	return 0;
 }
 
@@ -140,11 +158,11 @@ static int linear_share(struct vb_writer *writer, uint64_t start_bytes, const st
 	    find_rank(self, start_bytes, length_bytes, &rank, error) ||
 	    vb_writer_share_range(writer, host_offset_of(self, rank), source, source_offset_bytes, length_bytes, error))
 		return -1;
-	mark_written(self, rank, cluster_count_of(writer, length_bytes), true);
+	mark_written(self, rank, unit_count_of(writer, length_bytes), true);
 	return 0;
 }
 
-/* Clusters without a run need nothing: they have no entry, and none is asked for over a backing file. */
+/* Units without a run need nothing: they say nothing, and none is asked for over a backing file. */
 static int linear_zero(struct vb_writer *writer, uint64_t start_bytes, uint64_t length_bytes, struct vb_error *error)
 {
 	struct linear_writer *self = linear(writer);
@@ -152,20 +170,22 @@ static int linear_zero(struct vb_writer *writer, uint64_t start_bytes, uint64_t 
 	if (vb_writer_check_range(writer, start_bytes, length_bytes, error))
 		return -1;
 
-	uint64_t cluster = start_bytes >> self->layout.cluster_bits;
-	uint64_t end = cluster + cluster_count_of(writer, length_bytes);
+	uint64_t unit = start_bytes >> self->layout.unit_bits;
+	uint64_t end = unit + unit_count_of(writer, length_bytes);
 
-	while (cluster < end) {
-		const struct vb_qcow2_run *run = vb_qcow2_layout_find(&self->layout, cluster);
-		uint64_t run_end = run ? run->first_cluster + run->cluster_count : cluster + 1;
+	if (self->fills && !self->has_zero_entries)
+		return vb_writer_fill(writer, host_offset_of(self, unit), length_bytes, error);
+	while (unit < end) {
+		const struct vb_qcow2_run *run = vb_qcow2_layout_find(&self->layout, unit);
+		uint64_t run_end = run ? run->first_unit + run->unit_count : unit + 1;
 		uint64_t stop = run_end < end ? run_end : end;
 
 		if (!run && self->has_zero_entries)
 			return vb_fail(error, VB_ERROR_INTERNAL, 0, writer->file.path, -1, "Zeros at %llu were not planned",
-				       (unsigned long long)(cluster << self->layout.cluster_bits));
+				       (unsigned long long)(unit << self->layout.unit_bits));
 		if (run && run->rank != VB_QCOW2_RANK_ZERO)
-			mark_written(self, run->rank + (cluster - run->first_cluster), stop - cluster, false);
-		cluster = stop;
+			mark_written(self, run->rank + (unit - run->first_unit), stop - unit, false);
+		unit = stop;
 	}
 	return 0;
 }
@@ -229,6 +249,9 @@ static int check_backing(const struct vb_destination_spec *spec, struct vb_error
 {
 	if (!spec->backing_path)
 		return 0;
+	if (spec->preallocation != VB_PREALLOCATION_OFF && !spec->extended_l2)
+		return vb_fail(error, VB_ERROR_INVALID, 0, spec->path, -1,
+			       "An image with a backing file can be preallocated only with extended L2 entries");
 	if (!spec->backing_format || !*spec->backing_format)
 		return vb_fail(error, VB_ERROR_BACKING_FORMAT, 0, spec->path, -1,
 			       "The format of the backing file '%s' must be given", spec->backing_path);
@@ -250,7 +273,7 @@ static int check_backing(const struct vb_destination_spec *spec, struct vb_error
 
 int vb_qcow2_linear_check(const struct vb_destination_spec *spec, struct vb_error *error)
 {
-	return vb_qcow2_check_cluster_size(spec->cluster_size_bytes, spec->path, error) || check_backing(spec, error) ? -1 : 0;
+	return vb_qcow2_check_cluster_size(spec, error) || check_backing(spec, error) ? -1 : 0;
 }
 
 struct vb_writer *vb_qcow2_linear_writer_new(struct vb_file *target, struct vb_file *file,
@@ -270,7 +293,7 @@ struct vb_writer *vb_qcow2_linear_writer_new(struct vb_file *target, struct vb_f
 		linear_close(&self->base);
 		return NULL;
 	}
-	self->base.unit_bytes = spec->cluster_size_bytes;
+	self->base.unit_bytes = vb_qcow2_unit_bytes(spec);
 	self->base.zero_needed = spec->backing_path != NULL;
 	if (!self->is_device)
 		self->base.share_block_bytes = vb_writer_find_share_block(&self->base);

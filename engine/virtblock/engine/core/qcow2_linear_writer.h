@@ -17,7 +17,8 @@ struct linear_writer {
 	bool is_device;
 	struct vb_qcow2_layout layout;
 	bool has_zero_entries;        /* top mode: what reads as zeros must say so */
-	_Atomic uint64_t *written;    /* one bit per data cluster, by rank */
+	bool fills;                   /* what is not written must hold zeros nevertheless */
+	_Atomic uint64_t *written;    /* one bit per unit of each data cluster, by rank */
 };
 
 /* Everything but the header: L2 tables, L1, refcount blocks and their table. */

@@ -29,6 +29,7 @@ struct raw_writer {
 	bool is_new;
 	bool is_marked;          /* carries the trailer, or will from prepare() on */
 	bool has_trailer;        /* found on the file: an earlier copy did not finish */
+	bool fills;              /* zeros are written as any other data */
 	atomic_int rung;
 };
 
@@ -63,11 +64,21 @@ static int set_file_size(struct vb_writer *writer, struct vb_error *error)
 	return 0;
 }
 
+/* With a plan the copy fills what must be filled; every zero of a full copy passes by here. */
+static int prepare_new(struct raw_writer *self, const struct vb_plan *plan, struct vb_error *error)
+{
+	uint64_t size_bytes = self->base.spec.virtual_size_bytes;
+
+	if (set_file_size(&self->base, error) || vb_writer_preallocate(&self->base, size_bytes, &self->fills, error))
+		return -1;
+	self->base.zero_needed = self->fills && plan;
+	return self->fills && !plan ? vb_writer_fill(&self->base, 0, size_bytes, error) : 0;
+}
+
 static int raw_prepare(struct vb_writer *writer, const struct vb_plan *plan, struct vb_error *error)
 {
-	(void)plan;
 	if (raw(writer)->is_new)
-		return set_file_size(writer, error);
+		return prepare_new(raw(writer), plan, error);
 	if (raw(writer)->is_marked && !raw(writer)->has_trailer)
 		return put_trailer(writer, error);
 	return 0;
@@ -158,6 +169,8 @@ static int raw_zero(struct vb_writer *writer, uint64_t start_bytes, uint64_t len
 
 	if (vb_writer_check_range(writer, start_bytes, length_bytes, error))
 		return -1;
+	if (raw(writer)->fills)
+		return vb_writer_fill(writer, start_bytes, length_bytes, error);
 	if (!writer->file.is_block_device)
 		return zero_range(writer, start_bytes, end_bytes, error);
 

@@ -23,7 +23,7 @@ int vb_copy_check_reflink(const struct vb_copy *copy, struct vb_error *error)
 	if (copy->options.reflink != VB_REFLINK_ALWAYS || copy->destination->share_block_bytes != 0)
 		return 0;
 	return vb_fail(error, VB_ERROR_UNSUPPORTED, 0, copy->destination->spec.path, -1,
-		       "Only a new file that is not compressed can share extents with the source");
+		       "Only a new file that is not compressed can share extents with the source, and none whose room is preallocated");
 }
 
 /* The part of the extent that fills whole granules and lies inside its layer's file. The disk's last granule counts as whole when the

@@ -28,6 +28,15 @@
 /* How a new qcow2 destination stores its clusters. */
 enum vb_compress { VB_COMPRESS_NONE = 0, VB_COMPRESS_ZLIB = 1, VB_COMPRESS_ZSTD = 2 };
 
+/* How much of a new file's room is taken when it is made, whatever the copy writes to it (qemu-img create -o preallocation). An image that is
+ * preallocated reads as zeros where it is not written, and shares no extents but in METADATA. */
+enum vb_preallocation {
+	VB_PREALLOCATION_OFF = 0,
+	VB_PREALLOCATION_METADATA = 1,   /* qcow2: every cluster has its place in the tables; the file stays sparse */
+	VB_PREALLOCATION_FALLOC = 2,     /* and blocks for all of it, by fallocate(); as FULL where the file system has none */
+	VB_PREALLOCATION_FULL = 3        /* and zeros are written to them */
+};
+
 struct vb_destination_spec {
 	const char *path;
 	enum vb_format format;
@@ -38,6 +47,8 @@ struct vb_destination_spec {
 	uint32_t cluster_size_bytes;      /* new qcow2: 512 to 2 MiB */
 	enum vb_compress compression;     /* new qcow2 */
 	int compression_level;            /* 1 to vb_compressor_level_max(); 0: the method's default */
+	bool extended_l2;                 /* new qcow2 with clusters of 16 KiB or more: subclusters of 1/32 have states of their own */
+	enum vb_preallocation preallocation;   /* new file; with a backing file only with extended_l2 */
 	bool durable;                     /* sync before publish and after; false only for throw-away copies */
 };
 
@@ -75,7 +86,7 @@ struct vb_writer {
 	const struct vb_writer_ops *ops;
 	struct vb_file file;            /* what is written (the partial file of a new destination) */
 	struct vb_destination_spec spec;
-	uint32_t unit_bytes;            /* ranges are multiples of this: cluster for qcow2, 4096 for raw */
+	uint32_t unit_bytes;            /* ranges are multiples of this: cluster or subcluster for qcow2, 4096 for raw */
 	bool zero_needed;               /* false: unwritten ranges are known to read as zeros (a new file in full mode) */
 	uint32_t share_block_bytes;     /* the file system's block, of a destination that may share extents; 0: share() is not to be called */
 	atomic_bool has_failed_sync;    /* what it should have made durable may be lost: no later sync succeeds */
@@ -93,8 +104,9 @@ struct vb_writer {
 struct vb_writer *vb_writer_open(const struct vb_policy *policy, const struct vb_destination_spec *spec,
 				 const struct vb_chain *source, struct vb_error *error);
 
-/* Upper bound of what a new destination will occupy that is not compressed, from the plan (qemu-img measure's "required"). */
-uint64_t vb_writer_required_bytes(const struct vb_plan *plan, enum vb_format format, uint32_t cluster_size_bytes);
+/* Upper bound of what a new destination as `spec` wants it will occupy that is not compressed, from the plan (qemu-img measure's "required"); UINT64_MAX if it
+ * cannot be made. */
+uint64_t vb_writer_required_bytes(const struct vb_plan *plan, const struct vb_destination_spec *spec);
 
 /* Makes an empty image: qcow2 version 3, or raw as a sparse file. PATH must not exist. Durable, and atomic by rename. */
 int vb_image_create(const struct vb_policy *policy, const struct vb_destination_spec *spec, struct vb_error *error);
