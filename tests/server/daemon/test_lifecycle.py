@@ -235,6 +235,61 @@ def test_a_restart_finds_domains_jobs_and_events(tmp_path: Path, start_daemon: A
     assert "Traceback" not in second.log
 
 
+MERGES: dict[str, tuple[Any, Any]] = {
+    "pull": ("BlockPull", domain_block_pb2.BlockPullRequest(flags=enums.DOMAIN_BLOCK_PULL_BANDWIDTH_BYTES)),
+    "commit": ("BlockCommit", domain_block_pb2.BlockCommitRequest(flags=enums.DOMAIN_BLOCK_COMMIT_BANDWIDTH_BYTES)),
+    "active commit": (
+        "BlockCommit",
+        domain_block_pb2.BlockCommitRequest(
+            flags=enums.DOMAIN_BLOCK_COMMIT_BANDWIDTH_BYTES | enums.DOMAIN_BLOCK_COMMIT_ACTIVE
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", MERGES)
+def test_a_killed_daemon_goes_on_with_a_pull_or_commit(
+    tmp_path: Path, start_daemon: Any, dial: Any, make_chain: Any, qemu_img: Any, kind: str
+) -> None:
+    arguments = ("--listen", f"unix:{tmp_path}/sock", "--allow-path", tmp_path / "chain")
+    chain = make_chain()
+    golden = tmp_path / "golden.raw"
+    qemu_img("convert", "-O", "raw", chain.top, golden)
+    first = start_daemon(*arguments)
+    client = dial(first.addresses[0])
+    xml = DOMAIN_XML.format(path=chain.top).replace("'raw'", "'qcow2'")
+    client.connect.DomainDefineXML(connect_service_pb2.DomainDefineXMLRequest(xml=xml), timeout=CALL_TIMEOUT_S)
+    method, request = MERGES[kind]
+    guest = common_pb2.DomainSelector(name="guest")
+    request.MergeFrom(type(request)(domain=guest, disk="vda", bandwidth=256 * 1024))
+    if kind == "commit":
+        request.top = str(chain.snap1)
+    job = getattr(client.domain, method)(request, timeout=CALL_TIMEOUT_S).job
+    while not client.block_job.GetBlockJob(
+        block_job_service_pb2.GetBlockJobRequest(job_id=job.job_id), timeout=CALL_TIMEOUT_S
+    ).job.copied_bytes:
+        time.sleep(0.02)
+    first.kill()
+    assert qemu_img.is_same(golden, "raw", chain.top, "qcow2"), "in the middle the disk reads as it did"
+
+    second = start_daemon(*arguments)
+    client = dial(second.addresses[0])
+    set_speed = domain_block_pb2.BlockJobSetSpeedRequest(domain=guest, disk="vda", bandwidth=0)
+    client.domain.BlockJobSetSpeed(set_speed, timeout=CALL_TIMEOUT_S)
+    disk = chain.top
+    if kind == "active commit":
+        wait_for(client, job.job_id, block_job_pb2.BLOCK_JOB_STATE_READY)
+        pivot = domain_block_pb2.BlockJobAbortRequest(
+            domain=guest, disk="vda", flags=enums.DOMAIN_BLOCK_JOB_ABORT_PIVOT
+        )
+        client.domain.BlockJobAbort(pivot, timeout=CALL_TIMEOUT_S)
+        disk = chain.base
+    wait_for(client, job.job_id, block_job_pb2.BLOCK_JOB_STATE_COMPLETED)
+    assert qemu_img.is_same(golden, "raw", disk, "qcow2")
+    assert second.stop() == 0
+    assert "Traceback" not in second.log
+
+
 def test_a_stale_socket_of_a_killed_daemon_is_taken_over(tmp_path: Path, start_daemon: Any) -> None:
     first = start_daemon("--listen", f"unix:{tmp_path}/sock")
     first.kill()

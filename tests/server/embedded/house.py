@@ -82,6 +82,23 @@ class House:
     def rebase(self, domain: Domain, base: Path | str, flags: int = 8, *, disk: str = "vda", bandwidth: int = 0) -> str:
         return self.driver.domain_block_rebase(domain, disk, str(base), bandwidth, flags, Origin("unix"))
 
+    def pull(self, domain: Domain, base: Path | str | None = None, flags: int = 0, *, bandwidth: int = 0) -> str:
+        """BlockRebase without COPY."""
+        name = None if base is None else str(base)
+        return self.driver.domain_block_rebase(domain, "vda", name, bandwidth, flags, Origin("unix"))
+
+    def commit(
+        self,
+        domain: Domain,
+        base: Path | str | None = None,
+        top: Path | str | None = None,
+        flags: int = 0,
+        *,
+        bandwidth: int = 0,
+    ) -> str:
+        base_name, top_name = (None if path is None else str(path) for path in (base, top))
+        return self.driver.domain_block_commit(domain, "vda", base_name, top_name, bandwidth, flags, Origin("unix"))
+
     def copy(self, domain: Domain, xml: str, flags: int = 0, *parameters: Any, disk: str = "vda") -> str:
         return self.driver.domain_block_copy(domain, disk, xml, parameters, flags, Origin("unix"))
 

@@ -85,6 +85,38 @@ def test_refused_while_the_copy_is_there_and_allowed_after_it(
     assert "active block copy job" not in answer(REFUSED[operation], house, domain)
 
 
+MERGES = {
+    "pull": lambda house, domain: house.pull(domain, bandwidth=1),
+    "commit": lambda house, domain: house.commit(domain, None, snap1_of(house, domain), bandwidth=1),
+    "active commit": lambda house, domain: house.commit(domain, None, None, 4, bandwidth=1),
+}
+
+
+def snap1_of(house: House, domain: Domain) -> Any:
+    return house.disk(domain).find("backingStore").find("source").get("file")
+
+
+@pytest.mark.parametrize("operation", REFUSED)
+@pytest.mark.parametrize("kind", MERGES)
+def test_refused_while_a_pull_or_commit_runs_and_allowed_after_it(
+    house: House,
+    make_chain: Any,
+    other: Any,
+    refused: Callable[..., VirError],
+    operation: Any,
+    kind: Any,
+    tmp_path: Path,
+) -> None:
+    domain = house.define(disk_xml(make_chain().top), disk_xml(other, target="vdb"))
+    MERGES[kind](house, domain)
+    xml, files = house.xml(domain, 2), sorted(tmp_path.rglob("*.*"))
+    refused(BUSY, REFUSED[operation], house, domain)
+    assert house.xml(domain, 2) == xml
+    assert sorted(tmp_path.rglob("*.*")) == files
+    house.driver.domain_block_job_abort(domain, "vda", 0)
+    assert "active block copy job" not in answer(REFUSED[operation], house, domain)
+
+
 def test_the_rest_of_the_domain_may_change(house: House, domain: Domain, other: Any) -> None:
     driver = house.driver
     driver.domain_define_xml(redefinition(house, domain, "<vcpu>2<", "<vcpu>4<"), 0)

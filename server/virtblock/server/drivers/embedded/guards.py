@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a running copy forbids on its domain and disk.
+"""What a running job forbids on its domain and disk.
 
 Owns: the refusals that protect a job of the engine. Invariants: callers hold the domain's lock, under which jobs are
 also begun, so that between a guard and what it guards no job can start.
