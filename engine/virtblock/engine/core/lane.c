@@ -2,9 +2,11 @@
 /*
  * Lanes: threads that claim chunks and move them.
  *
- * Owns: one buffer per lane, in which a chunk is put together, scanned for zeros while it is hot in the cache, and written from.
+ * Owns: how a chunk is put together in its buffer, scanned for zeros while it is hot in the cache, and written from there: by its lane, or,
+ * where the destination takes one write at a time, by whichever lane writes for all (write_queue.h).
  * Invariants: a lane clears a chunk's bits before it reads and sets them again when the move fails (the bitmap does both); what a
- * unit of the destination receives is whole: bytes that no extent covers are zeros. A lane that fails stops all.
+ * unit of the destination receives is whole: bytes that no extent covers are zeros. A lane that fails stops all; chunks that
+ * still wait to be written are not, and stay dirty.
  */
 #include <errno.h>
 #include <sched.h>
@@ -14,9 +16,10 @@
 #include <unistd.h>
 
 #include "copy_state.h"
+#include "write_queue.h"
 #include "zero.h"
 
-#define BUFFER_ALIGNMENT 4096u
+#define QUEUED_CHUNK_COUNT 8u   /* ready to be written, beside those that lanes put together */
 #define WRITE_BACK_BYTES (32ull * 1024 * 1024)
 #define ZERO_PIECE_BYTES (1ull << 30)   /* how much of a gap is zeroed between two looks at cancel and pause */
 
@@ -25,20 +28,12 @@ enum unit_state { UNIT_GAP = 0, UNIT_ZERO = 1, UNIT_DATA = 2 };
 
 struct lane {
 	struct vb_copy *copy;
+	struct vb_write_queue *queue;
 	struct vb_reader *reader;
-	uint8_t *buffer;
-	uint8_t *units;              /* enum unit_state of each unit of the chunk */
 	size_t extent_index;         /* where the last chunk's extents began: the next chunk's are mostly near */
-	struct vb_digest_sum sum;    /* of the chunk */
 	uint64_t unsynced_bytes;     /* written since the last hint to write back */
 	pthread_t thread;
 	bool has_thread;
-};
-
-struct chunk {
-	uint64_t start_bytes;
-	uint64_t length_bytes;
-	size_t first_extent;   /* index in the plan; extent_count if none */
 };
 
 static void add(_Atomic uint64_t *counter, uint64_t value)
@@ -80,7 +75,7 @@ static bool is_data(const struct vb_extent *extent)
 }
 
 /* The extent's part in the chunk, relative to the chunk's start; false when it begins behind the chunk. */
-static bool cut_extent(const struct chunk *chunk, const struct vb_extent *extent, uint64_t *from, uint64_t *to)
+static bool cut_extent(const struct vb_chunk *chunk, const struct vb_extent *extent, uint64_t *from, uint64_t *to)
 {
 	uint64_t chunk_end = chunk->start_bytes + chunk->length_bytes;
 
@@ -91,7 +86,7 @@ static bool cut_extent(const struct chunk *chunk, const struct vb_extent *extent
 	return true;
 }
 
-static uint64_t planned_data_bytes(const struct lane *lane, const struct chunk *chunk)
+static uint64_t planned_data_bytes(const struct lane *lane, const struct vb_chunk *chunk)
 {
 	const struct vb_plan *plan = lane->copy->plan;
 	uint64_t total = 0, from, to;
@@ -105,17 +100,17 @@ static uint64_t planned_data_bytes(const struct lane *lane, const struct chunk *
 	return total;
 }
 
-static void mark_units(struct lane *lane, uint64_t from, uint64_t to, enum unit_state state)
+static void mark_units(const struct lane *lane, struct vb_chunk *chunk, uint64_t from, uint64_t to, enum unit_state state)
 {
 	uint32_t unit_bytes = lane->copy->destination->unit_bytes;
 
 	for (uint64_t unit = from / unit_bytes; unit * unit_bytes < to; unit++)
-		if (lane->units[unit] < state)
-			lane->units[unit] = (uint8_t)state;
+		if (chunk->units[unit] < state)
+			chunk->units[unit] = (uint8_t)state;
 }
 
 /* Puts the chunk together in the buffer: after it, every unit marked UNIT_DATA is whole. */
-static int gather(struct lane *lane, const struct chunk *chunk, struct vb_error *error)
+static int gather(struct lane *lane, struct vb_chunk *chunk, struct vb_error *error)
 {
 	const struct vb_plan *plan = lane->copy->plan;
 	uint64_t unit_mask = lane->copy->destination->unit_bytes - 1;
@@ -123,53 +118,53 @@ static int gather(struct lane *lane, const struct chunk *chunk, struct vb_error 
 	uint64_t unit_end = 0;   /* end of the last unit that has data */
 	uint64_t from, to;
 
-	memset(lane->units, UNIT_GAP, chunk->length_bytes / (unit_mask + 1) + 1);
+	memset(chunk->units, UNIT_GAP, chunk->length_bytes / (unit_mask + 1) + 1);
 	for (size_t index = chunk->first_extent; index < plan->extent_count; index++) {
 		const struct vb_extent *extent = &plan->extents[index];
 
 		if (!cut_extent(chunk, extent, &from, &to))
 			break;
 		if (!is_data(extent)) {
-			mark_units(lane, from, to, UNIT_ZERO);
+			mark_units(lane, chunk, from, to, UNIT_ZERO);
 			continue;
 		}
 
 		uint64_t stop = smaller(unit_end, from);
 
 		if (filled < stop)
-			memset(lane->buffer + filled, 0, stop - filled);
+			memset(chunk->buffer + filled, 0, stop - filled);
 
 		uint64_t begin = larger(from & ~unit_mask, filled < stop ? stop : filled);
 
 		if (begin < from)
-			memset(lane->buffer + begin, 0, from - begin);
-		if (vb_reader_read(lane->reader, extent, chunk->start_bytes + from - extent->start_bytes, lane->buffer + from,
+			memset(chunk->buffer + begin, 0, from - begin);
+		if (vb_reader_read(lane->reader, extent, chunk->start_bytes + from - extent->start_bytes, chunk->buffer + from,
 				   to - from, error))
 			return -1;
-		mark_units(lane, from, to, UNIT_DATA);
+		mark_units(lane, chunk, from, to, UNIT_DATA);
 		add(&lane->copy->read_bytes, to - from);
 		filled = to;
 		unit_end = smaller((to + unit_mask) & ~unit_mask, chunk->length_bytes);
 	}
 	if (filled < unit_end)
-		memset(lane->buffer + filled, 0, unit_end - filled);
+		memset(chunk->buffer + filled, 0, unit_end - filled);
 	return 0;
 }
 
-static void scan(struct lane *lane, const struct chunk *chunk)
+static void scan(const struct lane *lane, struct vb_chunk *chunk)
 {
 	uint32_t unit_bytes = lane->copy->destination->unit_bytes;
 
 	for (uint64_t unit = 0; unit * unit_bytes < chunk->length_bytes; unit++) {
 		uint64_t at = unit * unit_bytes;
 
-		if (lane->units[unit] == UNIT_DATA &&
-		    vb_is_zero(lane->buffer + at, smaller(unit_bytes, chunk->length_bytes - at)))
-			lane->units[unit] = UNIT_ZERO;
+		if (chunk->units[unit] == UNIT_DATA &&
+		    vb_is_zero(chunk->buffer + at, smaller(unit_bytes, chunk->length_bytes - at)))
+			chunk->units[unit] = UNIT_ZERO;
 	}
 }
 
-static int put_run(struct lane *lane, const struct chunk *chunk, uint64_t from, uint64_t to, enum unit_state state,
+static int put_run(struct lane *lane, const struct vb_chunk *chunk, uint64_t from, uint64_t to, enum unit_state state,
 		   struct vb_error *error)
 {
 	struct vb_copy *copy = lane->copy;
@@ -177,7 +172,7 @@ static int put_run(struct lane *lane, const struct chunk *chunk, uint64_t from, 
 	uint64_t length = to - from;
 
 	if (state == UNIT_DATA) {
-		if (destination->ops->write(destination, chunk->start_bytes + from, lane->buffer + from, length, error))
+		if (destination->ops->write(destination, chunk->start_bytes + from, chunk->buffer + from, length, error))
 			return -1;
 		add(&copy->written_bytes, length);
 		lane->unsynced_bytes += length;
@@ -192,7 +187,7 @@ static int put_run(struct lane *lane, const struct chunk *chunk, uint64_t from, 
 }
 
 /* Writes the chunk in as few runs as possible. In full mode a gap is zeros like any others. */
-static int put(struct lane *lane, const struct chunk *chunk, struct vb_error *error)
+static int put(struct lane *lane, struct vb_chunk *chunk, struct vb_error *error)
 {
 	uint32_t unit_bytes = lane->copy->destination->unit_bytes;
 	uint64_t unit_count = (chunk->length_bytes + unit_bytes - 1) / unit_bytes;
@@ -200,37 +195,17 @@ static int put(struct lane *lane, const struct chunk *chunk, struct vb_error *er
 
 	if (lane->copy->plan->mode == VB_PLAN_FULL)
 		for (uint64_t unit = 0; unit < unit_count; unit++)
-			if (lane->units[unit] == UNIT_GAP)
-				lane->units[unit] = UNIT_ZERO;
+			if (chunk->units[unit] == UNIT_GAP)
+				chunk->units[unit] = UNIT_ZERO;
 	while (first < unit_count) {
 		uint64_t end = first + 1;
 
-		while (end < unit_count && lane->units[end] == lane->units[first])
+		while (end < unit_count && chunk->units[end] == chunk->units[first])
 			end++;
 		if (put_run(lane, chunk, first * unit_bytes, smaller(end * unit_bytes, chunk->length_bytes),
-			    (enum unit_state)lane->units[first], error))
+			    (enum unit_state)chunk->units[first], error))
 			return -1;
 		first = end;
-	}
-	return 0;
-}
-
-static int move_chunk(struct lane *lane, const struct chunk *chunk, struct vb_error *error)
-{
-	struct vb_writer *destination = lane->copy->destination;
-
-	if (gather(lane, chunk, error))
-		return -1;
-	scan(lane, chunk);
-	lane->sum = (struct vb_digest_sum){0};
-	if (lane->copy->has_digest)
-		vb_copy_add_units(&lane->sum, lane->buffer, lane->units, UNIT_DATA, destination->unit_bytes, chunk->start_bytes,
-				  chunk->length_bytes);
-	if (put(lane, chunk, error))
-		return -1;
-	if (lane->unsynced_bytes >= WRITE_BACK_BYTES && destination->ops->write_back) {
-		destination->ops->write_back(destination);
-		lane->unsynced_bytes = 0;
 	}
 	return 0;
 }
@@ -247,7 +222,7 @@ static void report_error(struct vb_copy *copy, const struct vb_error *error, uin
 	atomic_store(&copy->stop, true);
 }
 
-static bool claim_chunk(struct lane *lane, struct chunk *chunk)
+static bool claim_chunk(struct lane *lane, struct vb_chunk *chunk)
 {
 	struct vb_copy *copy = lane->copy;
 	uint64_t max_bytes = smaller(copy->chunk_bytes, vb_throttle_burst_bytes(copy->throttle));
@@ -260,23 +235,78 @@ static bool claim_chunk(struct lane *lane, struct chunk *chunk)
 	return true;
 }
 
+/* What became of a chunk: its bits are settled, and its buffer is free. */
+static void end_chunk(struct lane *lane, struct vb_chunk *chunk, bool moved, const struct vb_error *error)
+{
+	vb_copy_release(lane->copy, chunk->start_bytes, chunk->length_bytes, moved, &chunk->sum);
+	if (error)
+		report_error(lane->copy, error, chunk->start_bytes);
+	vb_write_queue_give_back(lane->queue, chunk);
+}
+
+static void write_chunk(struct lane *lane, struct vb_chunk *chunk)
+{
+	struct vb_writer *destination = lane->copy->destination;
+	struct vb_error error;
+
+	if (put(lane, chunk, &error)) {
+		end_chunk(lane, chunk, false, &error);
+		return;
+	}
+	end_chunk(lane, chunk, true, NULL);
+	if (lane->unsynced_bytes >= WRITE_BACK_BYTES && destination->ops->write_back) {
+		destination->ops->write_back(destination);
+		lane->unsynced_bytes = 0;
+	}
+}
+
+/* Writes for all lanes until nothing waits. */
+static void write_queued(struct lane *lane)
+{
+	struct vb_chunk *chunk;
+
+	while ((chunk = vb_write_queue_next(lane->queue)) != NULL) {
+		if (atomic_load_explicit(&lane->copy->stop, memory_order_relaxed))
+			end_chunk(lane, chunk, false, NULL);
+		else
+			write_chunk(lane, chunk);
+	}
+}
+
+static void move_chunk(struct lane *lane, struct vb_chunk *chunk)
+{
+	struct vb_error error;
+
+	if (!vb_throttle_pass(lane->copy->throttle, planned_data_bytes(lane, chunk))) {
+		end_chunk(lane, chunk, false, NULL);
+		return;
+	}
+	if (gather(lane, chunk, &error)) {
+		end_chunk(lane, chunk, false, &error);
+		return;
+	}
+	scan(lane, chunk);
+	chunk->sum = (struct vb_digest_sum){0};
+	if (lane->copy->has_digest)
+		vb_copy_add_units(&chunk->sum, chunk->buffer, chunk->units, UNIT_DATA, lane->copy->destination->unit_bytes,
+				  chunk->start_bytes, chunk->length_bytes);
+	if (!lane->copy->destination->writes_in_turn)
+		write_chunk(lane, chunk);
+	else if (vb_write_queue_put(lane->queue, chunk))
+		write_queued(lane);
+}
+
 static void lane_run(struct lane *lane)
 {
-	struct vb_copy *copy = lane->copy;
-	struct vb_error error;
-	struct chunk chunk;
+	struct vb_chunk *chunk;
 
-	while (!atomic_load_explicit(&copy->stop, memory_order_relaxed) && claim_chunk(lane, &chunk)) {
-		bool moved = false;
-		bool failed = false;
-
-		if (vb_throttle_pass(copy->throttle, planned_data_bytes(lane, &chunk))) {
-			moved = move_chunk(lane, &chunk, &error) == 0;
-			failed = !moved;
+	while (!atomic_load_explicit(&lane->copy->stop, memory_order_relaxed)) {
+		chunk = vb_write_queue_take(lane->queue);
+		if (!claim_chunk(lane, chunk)) {
+			vb_write_queue_give_back(lane->queue, chunk);
+			return;
 		}
-		vb_copy_release(copy, chunk.start_bytes, chunk.length_bytes, moved, &lane->sum);
-		if (failed)
-			report_error(copy, &error, chunk.start_bytes);
+		move_chunk(lane, chunk);
 	}
 }
 
@@ -286,24 +316,20 @@ static void *lane_thread(void *opaque)
 	return NULL;
 }
 
-static int lane_open(struct lane *lane, struct vb_copy *copy, struct vb_error *error)
+static int lane_open(struct lane *lane, struct vb_copy *copy, struct vb_write_queue *queue, struct vb_error *error)
 {
-	void *buffer = NULL;
-
 	lane->copy = copy;
-	lane->units = malloc(copy->chunk_bytes / copy->destination->unit_bytes + 1);
-	if (!lane->units || posix_memalign(&buffer, BUFFER_ALIGNMENT, copy->chunk_bytes))
-		return vb_fail(error, VB_ERROR_MEMORY, 0, NULL, -1, "No memory for a lane's buffer of %u bytes", copy->chunk_bytes);
-	lane->buffer = buffer;
+	lane->queue = queue;
 	lane->reader = vb_reader_new(copy->source, error);
 	return lane->reader ? 0 : -1;
 }
 
-static void lane_close(struct lane *lane)
+static struct vb_write_queue *open_queue(const struct vb_copy *copy, uint32_t lane_count, struct vb_error *error)
 {
-	vb_reader_free(lane->reader);
-	free(lane->buffer);
-	free(lane->units);
+	bool has_queued = copy->destination->writes_in_turn && lane_count > 1;
+
+	return vb_write_queue_new(lane_count + (has_queued ? QUEUED_CHUNK_COUNT : 0), copy->chunk_bytes,
+				  copy->chunk_bytes / copy->destination->unit_bytes + 1, error);
 }
 
 static uint32_t choose_lane_count(const struct vb_copy *copy)
@@ -329,14 +355,13 @@ static void start_thread(struct lane *lane)
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
-void vb_copy_run_lanes(struct vb_copy *copy)
+static void run_lanes(struct vb_copy *copy, struct vb_write_queue *queue, uint32_t count)
 {
 	struct lane lanes[VB_LANE_COUNT_MAX] = {0};
-	uint32_t count = choose_lane_count(copy);
 	struct vb_error error;
 
 	for (uint32_t index = 0; index < count; index++) {
-		if (lane_open(&lanes[index], copy, &error)) {
+		if (lane_open(&lanes[index], copy, queue, &error)) {
 			report_error(copy, &error, UINT64_MAX);
 			break;
 		}
@@ -348,8 +373,22 @@ void vb_copy_run_lanes(struct vb_copy *copy)
 	for (uint32_t index = 0; index < count; index++) {
 		if (lanes[index].has_thread)
 			pthread_join(lanes[index].thread, NULL);
-		lane_close(&lanes[index]);
+		vb_reader_free(lanes[index].reader);
 	}
+}
+
+void vb_copy_run_lanes(struct vb_copy *copy)
+{
+	uint32_t count = choose_lane_count(copy);
+	struct vb_error error;
+	struct vb_write_queue *queue = open_queue(copy, count, &error);
+
+	if (!queue) {
+		report_error(copy, &error, UINT64_MAX);
+		return;
+	}
+	run_lanes(copy, queue, count);
+	vb_write_queue_free(queue);
 }
 
 /* Bits afterwards: no lane runs yet. */

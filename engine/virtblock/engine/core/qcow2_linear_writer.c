@@ -295,6 +295,7 @@ struct vb_writer *vb_qcow2_linear_writer_new(struct vb_file *target, struct vb_f
 	}
 	self->base.unit_bytes = vb_qcow2_unit_bytes(spec);
 	self->base.zero_needed = spec->backing_path != NULL;
+	self->base.writes_in_turn = !self->is_device;
 	if (!self->is_device)
 		self->base.share_block_bytes = vb_writer_find_share_block(&self->base);
 	return &self->base;

@@ -253,6 +253,7 @@ static struct raw_writer *raw_allocate(struct vb_file *target, struct vb_file *f
 		raw_close(&self->base);
 		return NULL;
 	}
+	self->base.writes_in_turn = !self->base.file.is_block_device;
 	atomic_init(&self->rung, self->base.file.is_block_device ? RUNG_DEVICE : RUNG_PUNCH);
 	return self;
 }

@@ -87,6 +87,7 @@ struct vb_writer {
 	struct vb_file file;            /* what is written (the partial file of a new destination) */
 	struct vb_destination_spec spec;
 	uint32_t unit_bytes;            /* ranges are multiples of this: cluster or subcluster for qcow2, 4096 for raw */
+	bool writes_in_turn;            /* write() spends its time inside the file system, which takes one write to a file at a time */
 	bool zero_needed;               /* false: unwritten ranges are known to read as zeros (a new file in full mode) */
 	uint32_t share_block_bytes;     /* the file system's block, of a destination that may share extents; 0: share() is not to be called */
 	atomic_bool has_failed_sync;    /* what it should have made durable may be lost: no later sync succeeds */
