@@ -73,6 +73,10 @@ def make_images(scratch: Path) -> list[Path]:
     run("qemu-img", "snapshot", "-c", "before", images[-2])
     run("qemu-io", "-f", "qcow2", "-c", "write -P 9 1k 2k", images[-2])
     run("qemu-img", "bitmap", "--add", "-g", "512", images[-1], "changes")
+    images.append(scratch / "recorded.qcow2")
+    shutil.copy(images[-2], images[-1])
+    run("qemu-img", "bitmap", "--add", "--disable", "-g", "64k", images[-1], "off")
+    run("qemu-io", "-f", "qcow2", "-c", "write -P 3 1k 2k", images[-1])
     return images
 
 
@@ -177,6 +181,8 @@ def main() -> None:
     write_seeds(folder / "fuzz_map", images)
     seeds = [control + image for image in images for control in INPLACE_CONTROLS]
     write_seeds(folder / "fuzz_inplace", [*seeds, *damaged_inplace_inputs()])
+    seeds = [bytes([courses, 0, 0, 0, 0, 0, 0, 0]) + image for image in images for courses in (0x24, 0x06, 0x19)]
+    write_seeds(folder / "fuzz_qcow2_bitmaps", seeds)
     write_seeds(folder / "fuzz_compressed", [*compressed_inputs(images), STREAM_AT_THE_END])
     write_seeds(folder / "fuzz_bitmap", bitmap_inputs())
     write_seeds(folder / "fuzz_deflate", content_inputs())

@@ -379,6 +379,23 @@ def list_bitmaps(path: str, policy: PathPolicy) -> tuple[BitmapInfo, ...]:
     Takes the reader lock: EngineError `locked` while somebody has the image open for writing.
     """
 
+def add_bitmap(
+    path: str, name: str, policy: PathPolicy, *, granularity_bytes: int = 65536, is_enabled: bool = True
+) -> None:
+    """Gives a qcow2 image at rest a new bitmap, in which nothing is dirty; durable when it returns.
+
+    `granularity_bytes`: a power of two from 512 to 2 GiB. `is_enabled`: whoever opens the image for writing records in
+    it (qemu-img bitmap --add; --disable without). Bitmaps that are not valid any more are dropped first, as QEMU does.
+    EngineError `locked` while anybody uses the image, `exists`, `invalid`, or `unsupported` (a version 2 image, no room
+    in the header).
+    """
+
+def remove_bitmap(path: str, name: str, policy: PathPolicy) -> None:
+    """Takes a bitmap from an image at rest, whatever its state. EngineError `no-bitmap`; else as `add_bitmap`."""
+
+def clear_bitmap(path: str, name: str, policy: PathPolicy) -> None:
+    """Makes a bitmap of an image at rest mark nothing. EngineError `no-bitmap`, or `bitmap` for one not usable."""
+
 @final
 class Bitmap:
     """The dirty bitmap, for tests and tools (core/bitmap.h)."""

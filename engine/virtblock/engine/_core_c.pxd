@@ -251,6 +251,21 @@ cdef extern from "qcow2_bitmaps.h" nogil:
     ) noexcept
     void vb_persistent_bitmaps_free(vb_persistent_bitmaps *bitmaps) noexcept
 
+    struct vb_new_bitmap:
+        const char *name
+        uint32_t granularity_bytes
+        c_bool is_enabled
+
+    int vb_image_add_bitmap(
+        const vb_policy *policy, const char *path, const vb_new_bitmap *wanted, vb_error *error
+    ) noexcept
+    int vb_image_remove_bitmap(
+        const vb_policy *policy, const char *path, const char *name, vb_error *error
+    ) noexcept
+    int vb_image_clear_bitmap(
+        const vb_policy *policy, const char *path, const char *name, vb_error *error
+    ) noexcept
+
 
 cdef extern from "copy.h" nogil:
     enum vb_reflink:

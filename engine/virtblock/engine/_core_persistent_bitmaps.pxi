@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # Part of _core.pyx: the persistent bitmaps of a qcow2 image at rest.
 
+_BITMAP_GRANULARITY_MIN_BYTES = 512
+_BITMAP_GRANULARITY_MAX_BYTES = 2 * 1024 * 1024 * 1024
 _BITMAP_STATES = {
     VB_BITMAP_USABLE: "usable",
     VB_BITMAP_IN_USE: "in-use",
@@ -63,3 +65,53 @@ def list_bitmaps(path, PathPolicy policy not None):
     finally:
         with nogil:
             vb_persistent_bitmaps_free(&found)
+
+
+def add_bitmap(path, name, PathPolicy policy not None, *, granularity_bytes=64 * 1024, bint is_enabled=True):
+    """Gives an image at rest a new bitmap, in which nothing is dirty."""
+    encoded_path = _encoded(path)
+    encoded_name = _bitmap_name(name)
+    cdef const char *c_path = encoded_path
+    cdef vb_new_bitmap wanted
+    wanted.name = encoded_name
+    wanted.granularity_bytes = _power_of_two(
+        granularity_bytes, "granularity_bytes", _BITMAP_GRANULARITY_MIN_BYTES, _BITMAP_GRANULARITY_MAX_BYTES
+    )
+    wanted.is_enabled = is_enabled
+    cdef vb_error error
+    memset(&error, 0, sizeof(error))
+    cdef int status
+    with nogil:
+        status = vb_image_add_bitmap(policy._policy, c_path, &wanted, &error)
+    if status < 0:
+        raise _failure(&error)
+
+
+def remove_bitmap(path, name, PathPolicy policy not None):
+    """Takes a bitmap from an image at rest, whatever its state."""
+    encoded_path = _encoded(path)
+    encoded_name = _bitmap_name(name)
+    cdef const char *c_path = encoded_path
+    cdef const char *c_name = encoded_name
+    cdef vb_error error
+    memset(&error, 0, sizeof(error))
+    cdef int status
+    with nogil:
+        status = vb_image_remove_bitmap(policy._policy, c_path, c_name, &error)
+    if status < 0:
+        raise _failure(&error)
+
+
+def clear_bitmap(path, name, PathPolicy policy not None):
+    """Makes a usable bitmap of an image at rest mark nothing."""
+    encoded_path = _encoded(path)
+    encoded_name = _bitmap_name(name)
+    cdef const char *c_path = encoded_path
+    cdef const char *c_name = encoded_name
+    cdef vb_error error
+    memset(&error, 0, sizeof(error))
+    cdef int status
+    with nogil:
+        status = vb_image_clear_bitmap(policy._policy, c_path, c_name, &error)
+    if status < 0:
+        raise _failure(&error)

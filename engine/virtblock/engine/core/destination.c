@@ -104,7 +104,7 @@ static int claim_device(struct vb_file *file, struct vb_error *error)
 	return 0;
 }
 
-static int open_existing(const struct vb_policy *policy, const char *path, struct vb_file *file, struct vb_error *error)
+int vb_existing_open(const struct vb_policy *policy, const char *path, struct vb_file *file, struct vb_error *error)
 {
 	if (vb_policy_open(policy, path, O_RDWR, 0, file, error))
 		return -1;
@@ -118,7 +118,7 @@ static int open_existing(const struct vb_policy *policy, const char *path, struc
 static int open_guarded(const struct vb_policy *policy, const char *path, const struct vb_chain *source, struct vb_file *file,
 			struct vb_error *error)
 {
-	if (open_existing(policy, path, file, error))
+	if (vb_existing_open(policy, path, file, error))
 		return -1;
 	if (vb_destination_check_source(file, source, error) == 0 && vb_lock_image(file, VB_LOCK_WRITER, error) == 0)
 		return 0;
@@ -146,7 +146,7 @@ int vb_image_reopen(const struct vb_policy *policy, const struct vb_layer *layer
 {
 	const struct vb_file *known = vb_layer_file(layer);
 
-	if (open_existing(policy, known->path, file, error))
+	if (vb_existing_open(policy, known->path, file, error))
 		return -1;
 	if (file->device == known->device && file->inode == known->inode)
 		return 0;

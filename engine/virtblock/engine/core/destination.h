@@ -80,6 +80,9 @@ uint32_t vb_writer_find_share_block(const struct vb_writer *writer);
 int vb_writer_share_range(const struct vb_writer *writer, uint64_t offset_bytes, const struct vb_file *source,
 			  uint64_t source_offset_bytes, uint64_t length_bytes, struct vb_error *error);
 
+/* An image that exists, for writing; a block device is claimed against mounts. */
+int vb_existing_open(const struct vb_policy *policy, const char *path, struct vb_file *file, struct vb_error *error);
+
 /* SAME_FILE when it is one of the images of `source` (NULL: none), by device and inode. */
 int vb_destination_check_source(const struct vb_file *file, const struct vb_chain *source, struct vb_error *error);
 

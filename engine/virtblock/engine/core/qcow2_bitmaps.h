@@ -2,9 +2,10 @@
 /*
  * Persistent bitmaps: the dirty bitmaps that a qcow2 image carries with it (version 3 only).
  *
- * Owns: reading the directory of bitmaps, and what one bitmap marks.
+ * Owns: reading the directory of bitmaps, what one bitmap marks, and changing the directory of an image at rest.
  * Invariants: an image is not trusted: the directory is checked against QEMU's limits before memory is taken, and what all
- * bitmaps of an image make us read is bounded. Reading writes nothing.
+ * bitmaps of an image make us read is bounded. Reading writes nothing. A change is made under the writer lock; whatever ends it, the
+ * image holds the bitmaps from before or from after it, or says of itself that they are not valid, and leaks clusters at most.
  */
 #ifndef VB_QCOW2_BITMAPS_H
 #define VB_QCOW2_BITMAPS_H
@@ -61,5 +62,20 @@ void vb_persistent_bitmap_release(struct vb_persistent_bitmap *bitmap);
 /* Sets every granule of `dirty` that the bitmap marks a part of. */
 int vb_persistent_bitmap_load(const struct vb_chain *chain, const struct vb_persistent_bitmap *bitmap, struct vb_bitmap *dirty,
 			      struct vb_error *error);
+
+struct vb_new_bitmap {
+	const char *name;
+	uint32_t granularity_bytes;   /* 512 to 2 GiB, a power of two */
+	bool is_enabled;
+};
+
+/*
+ * Changes to an image that nobody uses, durable when they return. Failures: LOCKED; UNSUPPORTED (raw and version 2 images, no room in the
+ * header); FORMAT (an image that must be repaired first); INVALID (name or granularity); EXISTS; NO_BITMAP; BITMAP (clearing one
+ * that is not usable). Adding to bitmaps that are not valid any more drops these first, as QEMU does; removing works on any.
+ */
+int vb_image_add_bitmap(const struct vb_policy *policy, const char *path, const struct vb_new_bitmap *wanted, struct vb_error *error);
+int vb_image_remove_bitmap(const struct vb_policy *policy, const char *path, const char *name, struct vb_error *error);
+int vb_image_clear_bitmap(const struct vb_policy *policy, const char *path, const char *name, struct vb_error *error);
 
 #endif
