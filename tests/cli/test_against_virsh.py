@@ -81,6 +81,23 @@ MISTAKES = [
         for text in ("q", "", "1Q", "99999999999999999999", "1e9")
     ),
     *(["blockcopy", "nope", "vda", "/x", "--bandwidth", text] for text in ("-1", "10", "10M", "+5", " 7")),
+    ["blockpull"],
+    ["blockpull", "test", ""],
+    ["blockpull", "test", "vda", "--top", "x"],
+    ["blockpull", "test", "vda", "1", "/b", "extra"],
+    *(
+        [command, "nope", "vda", "--bandwidth", text]
+        for command in ("blockpull", "blockcommit")
+        for text in ("q", "-1", "5M")
+    ),
+    *(
+        [command, "nope", "vda", "--timeout", text]
+        for command in ("blockpull", "blockcommit")
+        for text in ("0", "x", "7")
+    ),
+    ["blockcommit", "test"],
+    ["blockcommit", "test", "vda", "1", "/b", "/t", "extra"],
+    ["blockcommit", "test", "vda", "--shallow=1"],
     ["blockjob", "test", ""],
     ["blockjob", "nope", "vda"],
     ["blockjob", "nope", "vda", "--bandwidth", "10Q"],
@@ -131,6 +148,34 @@ BLOCKCOPY_OPTIONS = (
     "--timeout=q",
 )
 
+BLOCKPULL_OPTIONS = (
+    "--base=",
+    "--bandwidth=q",
+    "--timeout=q",
+    "--wait",
+    "--verbose",
+    "--async",
+    "--keep-relative",
+)
+BLOCKCOMMIT_OPTIONS = (
+    "--base=",
+    "--top=",
+    "--bandwidth=q",
+    "--timeout=q",
+    "--pivot",
+    "--keep-overlay",
+    "--active",
+    "--shallow",
+    "--verbose",
+    "--async",
+)
+OPTIONS = {
+    "blockjob": BLOCKJOB_OPTIONS,
+    "blockcopy": BLOCKCOPY_OPTIONS,
+    "blockpull": BLOCKPULL_OPTIONS,
+    "blockcommit": BLOCKCOMMIT_OPTIONS,
+}
+
 
 def _combinations(command: str, options: tuple[str, ...]) -> list[str]:
     chosen = [picked for count in (1, 2, 3) for picked in itertools.combinations(options, count)]
@@ -139,7 +184,7 @@ def _combinations(command: str, options: tuple[str, ...]) -> list[str]:
     return [f"{command} nope vda {' '.join(picked)}" for picked in unique]
 
 
-@pytest.mark.parametrize(("command", "options"), [("blockjob", BLOCKJOB_OPTIONS), ("blockcopy", BLOCKCOPY_OPTIONS)])
+@pytest.mark.parametrize(("command", "options"), OPTIONS.items())
 def test_of_several_mistakes_the_same_one_is_told(
     virsh: Virtblock, virtblock: Virtblock, command: str, options: tuple[str, ...]
 ) -> None:

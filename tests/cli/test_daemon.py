@@ -311,3 +311,34 @@ def test_help_loads_no_client() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_pull_and_commit_from_the_shell(
+    tmp_path: Path, shell: Shell, image: Path, make_image: Callable[..., Path], qemu_img: Any
+) -> None:
+    """The middle of a chain goes into its base, the top is committed and pivoted, and a new overlay pulls it all."""
+    mid = make_image(tmp_path / "mid.qcow2", "qcow2", backing=image, backing_format="qcow2", writes=[(0, MIB, 1)])
+    top = make_image(tmp_path / "top.qcow2", "qcow2", backing=mid, backing_format="qcow2", writes=[(MIB, MIB, 2)])
+    golden = tmp_path / "golden.raw"
+    qemu_img("convert", "-O", "raw", top, golden)
+    shell.xml.write_text(shell.xml.read_text().replace(str(image), str(top)))
+    assert shell("define", str(shell.xml)).returncode == 0
+
+    done = shell("blockcommit", "guest", "vda", "--top", "vda[2]", "--shallow", "--delete", "--wait", "--verbose")
+    assert (done.returncode, done.stdout) == (0, "\nCommit complete\n"), done.stderr
+    assert done.stderr.endswith("\rBlock commit: [100 %]")
+    assert qemu_img.info(top)["backing-filename"] == str(image)
+    refused = shell("blockcommit", "guest", "vda", "--wait")
+    text = "error: invalid argument: commit of 'vda' active layer requires active flag\n"
+    assert (refused.returncode, refused.stderr) == (1, text)
+    done = shell("blockcommit", "guest", "vda", "--pivot")
+    assert (done.returncode, done.stdout) == (0, "\nSuccessfully pivoted\n"), done.stderr
+    assert qemu_img.is_same(golden, "raw", image, "qcow2")
+
+    overlay = qemu_img.create(tmp_path / "overlay.qcow2", "qcow2", backing=image, backing_format="qcow2")
+    shell.xml.write_text(shell.xml.read_text().replace(str(top), str(overlay)))
+    assert shell("define", str(shell.xml)).returncode == 0
+    done = shell("blockpull", "guest", "vda", "--wait")
+    assert (done.returncode, done.stdout) == (0, "\nPull complete\n"), done.stderr
+    assert "backing-filename" not in qemu_img.info(overlay)
+    assert qemu_img.is_same(golden, "raw", overlay, "qcow2")

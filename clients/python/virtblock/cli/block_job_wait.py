@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Waiting until a copy is mirrored, or over.
+"""Waiting until a job is READY, or over.
 
 Owns: following one job by the server's events, and by asking when events cannot be had. Invariants: the job is told
 by its id, so the end of an earlier job on the disk is never taken for this one's; a time limit or Ctrl-C aborts the
@@ -62,7 +62,7 @@ class BlockJobWait:
         self._inbox: Inbox[BlockJob | BlockJobProgress] = Inbox(timeout_s)
         self._is_polling = False
 
-    def until_mirrored(self, start: Callable[[], BlockJob]) -> tuple[Outcome, BlockJob]:
+    def until_settled(self, start: Callable[[], BlockJob]) -> tuple[Outcome, BlockJob]:
         """How it ended, and the job as it was last seen. CommandError when it can be neither followed nor aborted.
 
         Ctrl-C is noted while `start` runs already, so that it never leaves a job behind that nobody waits for.

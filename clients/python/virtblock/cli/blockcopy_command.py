@@ -1,35 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
 """`blockcopy`: start a copy, and see it through.
 
-Owns: the choice between virDomainBlockRebase and virDomainBlockCopy, which is virsh's, and what follows the wait:
-pivot, finish, or nothing. Invariants: nothing is started before every option was checked; a wait that does not
-succeed ends with exit code 1 and without a job.
+Owns: the choice between virDomainBlockRebase and virDomainBlockCopy, which is virsh's. Invariants: nothing is started
+before every option was checked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from virtblock.cli.block_job_wait import BlockJobWait, Outcome, failure_of
+from virtblock.cli.block_job_course import Course, Watched, see_through
 from virtblock.cli.domain_xml import destination_xml
 from virtblock.cli.failures import CommandError
 from virtblock.cli.files import read_text
 from virtblock.cli.grammar import UINT32_MAX, UINT64_MAX, Invocation
-from virtblock.cli.output import Output
-from virtblock.cli.progress import Display, make_display, percent_of
 from virtblock.cli.records import plain
 from virtblock.cli.sizes import MIB, bandwidth_option
-from virtblock.client import VirError
-from virtblock.client.flags import BlockCopyFlags, BlockJobAbortFlags, BlockRebaseFlags
+from virtblock.client.flags import BlockCopyFlags, BlockRebaseFlags
 
 if TYPE_CHECKING:
     from virtblock.cli.session import Session
     from virtblock.client import BlockJob, Domain
 
-_LABEL = "Block Copy"
+_COURSE = Course(
+    "Block Copy", "Copy", ("mirroring", "Now in mirroring phase"), "finish", ("copied", "Successfully copied")
+)
 _REBASE_FLAGS = {
     "shallow": BlockRebaseFlags.SHALLOW,
     "reuse-external": BlockRebaseFlags.REUSE_EXT,
@@ -72,7 +69,7 @@ def run_blockcopy(session: Session, invocation: Invocation) -> None:
         return
     start = partial(_start, session, domain, invocation, request, dest_xml)
     if any(invocation.has(name) for name in _WAITING):
-        _see_through(session, domain, invocation, request, start)
+        see_through(session, domain, invocation, Watched(request.path, request.timeout_s, _COURSE), start)
     else:
         # virsh ends the line by the empty line after the command.
         session.output.result({"result": "started", "job": plain(start())}, extra="Block Copy started")
@@ -132,84 +129,3 @@ def _block_copy(session: Session, domain: Domain, invocation: Invocation, reques
     given = {"bandwidth": bandwidth, "granularity": request.granularity, "buf-size": request.buf_size}
     params = {name: value for name, value in given.items() if value}
     return session.client.block_copy(domain, request.path, dest_xml, params, invocation.flags_of(_COPY_FLAGS))
-
-
-def _see_through(
-    session: Session, domain: Domain, invocation: Invocation, request: _Request, start: Callable[[], BlockJob]
-) -> None:
-    """Wait, then pivot, finish or leave the job mirroring. The texts begin with a line end, which ends the progress."""
-    display = _display(session.output) if invocation.has("verbose") else None
-    abort_async = invocation.has("async")
-    wait = BlockJobWait(session, request.path, display, timeout_s=request.timeout_s, abort_async=abort_async)
-    try:
-        outcome, job = wait.until_mirrored(start)
-    except (CommandError, VirError):
-        _leave(display)
-        raise
-    if session.output.quiet and session.output.err.isatty():
-        _leave(display)
-    if outcome is Outcome.CANCELED:
-        _tell(session.output, "aborted", "Copy aborted", job)
-        raise CommandError
-    if outcome is Outcome.FAILED:
-        _tell(session.output, "failed", "Copy failed", job)
-        raise failure_of(job)
-    flags = BlockJobAbortFlags.ASYNC if abort_async else BlockJobAbortFlags.NONE
-    if invocation.has("pivot"):
-        ended = _end(session, domain, request, flags | BlockJobAbortFlags.PIVOT, display)
-        _tell(session.output, "pivoted", "Successfully pivoted", ended or job)
-    elif invocation.has("finish"):
-        ended = _end(session, domain, request, flags, display)
-        _tell(session.output, "copied", "Successfully copied", ended or job)
-    else:
-        _tell(session.output, "mirroring", "Now in mirroring phase", job)
-
-
-def _end(
-    session: Session, domain: Domain, request: _Request, flags: BlockJobAbortFlags, display: Display | None
-) -> BlockJob | None:
-    """The ended job, where the server keeps a record of it."""
-    verb = "pivot" if flags & BlockJobAbortFlags.PIVOT else "finish"
-    try:
-        return session.client.block_job_abort(domain, request.path, flags)
-    except VirError as error:
-        _leave(display)
-        raise CommandError(f"failed to {verb} job for disk {request.path}") from error
-
-
-def _leave(display: Display | None) -> None:
-    if display is not None:
-        display.leave()
-
-
-def _tell(output: Output, result: str, text: str, job: BlockJob) -> None:
-    output.result({"result": result, "job": plain(job)}, extra=f"\n{text}")
-
-
-def _display(output: Output) -> Display:
-    return _JsonProgress(output) if output.as_json else make_display(output.err, _LABEL)
-
-
-class _JsonProgress:
-    """Progress for a program: one JSON value a line on standard output."""
-
-    counts_data = False
-
-    def __init__(self, output: Output) -> None:
-        self._output = output
-        self._shown: tuple[int, int] | None = None
-
-    def show(self, cur: int, end: int, rate_bytes_per_s: int, eta_s: int) -> None:
-        """Write a reading that differs from the last one."""
-        if (cur, end) == self._shown:
-            return
-        self._shown = (cur, end)
-        figures = {"cur": cur, "end": end, "percent": percent_of(cur, end)}
-        rates = {"rate_bytes_per_s": rate_bytes_per_s, "eta_s": eta_s}
-        self._output.result({"progress": {**figures, **rates}})
-
-    def finish(self) -> None:
-        """The line with the result follows."""
-
-    def leave(self) -> None:
-        """Every line is complete."""

@@ -101,6 +101,48 @@ BLOCKCOPY = Command(
     ),
     "blockcopy_command:run_blockcopy",
 )
+BLOCKCOMMIT = Command(
+    "blockcommit",
+    "Start a block commit operation.",
+    "Commit changes from a snapshot down to its backing image.",
+    (
+        _DOMAIN,
+        Option("path", "fully-qualified path of disk", Kind.TEXT, required=True),
+        Option("bandwidth", "bandwidth limit in MiB/s", Kind.NUMBER),
+        Option("base", "path of base file to commit into (default bottom of chain)", Kind.TEXT),
+        Option("shallow", "use backing file of top as base"),
+        Option("top", "path of top file to commit from (default top of chain)", Kind.TEXT),
+        Option("active", "trigger two-stage active commit of top file"),
+        Option("delete", "delete files that were successfully committed"),
+        Option("wait", "wait for job to complete (with --active, wait for job to sync)"),
+        Option("verbose", "with --wait, display the progress"),
+        Option("timeout", "implies --wait, abort if copy exceeds timeout (in seconds)", Kind.NUMBER),
+        Option("pivot", "implies --active --wait, pivot when commit is synced"),
+        Option("keep-overlay", "implies --active --wait, quit when commit is synced"),
+        Option("async", "with --wait, don't wait for cancel to finish"),
+        Option("keep-relative", "keep the backing chain relatively referenced"),
+        Option("bytes", "the bandwidth limit is in bytes/s rather than MiB/s"),
+    ),
+    "blockmerge_commands:run_blockcommit",
+)
+BLOCKPULL = Command(
+    "blockpull",
+    "Populate a disk from its backing image.",
+    "Populate a disk from its backing image.",
+    (
+        _DOMAIN,
+        Option("path", "fully-qualified path of disk", Kind.TEXT, required=True),
+        Option("bandwidth", "bandwidth limit in MiB/s", Kind.NUMBER),
+        Option("base", "path of backing file in chain for a partial pull", Kind.TEXT),
+        Option("wait", "wait for job to finish"),
+        Option("verbose", "with --wait, display the progress"),
+        Option("timeout", "with --wait, abort if pull exceeds timeout (in seconds)", Kind.NUMBER),
+        Option("async", "with --wait, don't wait for cancel to finish"),
+        Option("keep-relative", "keep the backing chain relatively referenced"),
+        Option("bytes", "the bandwidth limit is in bytes/s rather than MiB/s"),
+    ),
+    "blockmerge_commands:run_blockpull",
+)
 BLOCKJOB = Command(
     "blockjob",
     "Manage active block operations",
@@ -234,7 +276,7 @@ GROUPS = (
     Group(
         "Domain Management",
         "domain",
-        (BLOCKCOPY, BLOCKJOB, BLOCKRESIZE, DEFINE, DETACH_DISK, DUMPXML, UNDEFINE),
+        (BLOCKCOMMIT, BLOCKCOPY, BLOCKJOB, BLOCKPULL, BLOCKRESIZE, DEFINE, DETACH_DISK, DUMPXML, UNDEFINE),
     ),
     Group("Domain Monitoring", "monitor", (DOMBLKINFO, DOMBLKLIST, LIST)),
     Group("Domain Events", "events", (EVENT,)),
