@@ -86,7 +86,7 @@ SPOILED: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "cluster bits that overflow": (_u32(qcow2.CLUSTER_BITS_OFFSET, 0xFFFFFFFF), "format", "cluster_bits"),
     "AES": (_u32(qcow2.CRYPT_METHOD_OFFSET, 1), "unsupported", "encrypt"),
     "LUKS": (_u32(qcow2.CRYPT_METHOD_OFFSET, 2), "unsupported", "encrypt"),
-    "data file": (_u64(qcow2.INCOMPATIBLE_OFFSET, 1 << 2), "unsupported", "data file"),
+    "data file": (_u64(qcow2.INCOMPATIBLE_OFFSET, 1 << 2), "format", "does not name it"),
     "subclusters smaller than a sector": (_small_subclusters, "format", "extended L2 entries need at least 14"),
     "unknown bit 5": (_u64(qcow2.INCOMPATIBLE_OFFSET, 1 << 5), "unsupported", "bit 5"),
     "unknown bit 63": (_u64(qcow2.INCOMPATIBLE_OFFSET, 1 << 63), "unsupported", "bit 63"),

@@ -323,7 +323,7 @@ def test_everything_public_is_exported() -> None:
 NOT_IN_THE_STUB = r"""
 virtblock\.engine\._core\.(.*\.)?__(reduce|setstate)_cython__
 virtblock\.engine\._core\.__test__
-virtblock\.engine\._core\.(ImageInfo|CopyProgress)\.__init__
+virtblock\.engine\._core\.(ImageInfo|BitmapInfo|CopyProgress|Merge)\.__init__
 """
 
 

@@ -7,7 +7,7 @@ Thin: each call checks its arguments, leaves Python's lock around one call of th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, Literal, final
 
 from virtblock.engine.kinds import (
@@ -46,11 +46,19 @@ class EngineError(Exception):
 
 @final
 class PathPolicy:
-    """Which files may be opened: beneath `folders` only, every link resolved; with none, any."""
+    """Which files may be opened: beneath `folders` only, every link resolved; with none, any.
 
-    def __new__(cls, folders: Sequence[str] = ()) -> PathPolicy: ...
+    An external data file (qcow2) is opened only if `data_files`, by its image's path, and the image itself name it.
+    """
+
+    def __new__(cls, folders: Sequence[str] = (), *, data_files: Mapping[str, str] | None = None) -> PathPolicy: ...
     @property
     def folders(self) -> tuple[str, ...]: ...
+    @property
+    def data_files(self) -> dict[str, str]: ...
+    def with_data_files(self, data_files: Mapping[str, str]) -> PathPolicy:
+        """The same folders, and these data files besides."""
+
     def check(self, path: str) -> str:
         """Returns the resolved path of an existing or future file; EngineError `denied` outside the folders."""
 
@@ -65,6 +73,8 @@ class ImageInfo:
     file_size_bytes: int  # the file's length, or the block device's
     backing_path: str | None  # as recorded
     backing_format: str | None  # as recorded
+    data_path: str | None  # the external data file as recorded
+    data_file: str | None  # the data file that the chain opened, resolved
     cluster_size_bytes: int  # 0 for raw
     version: int  # qcow2: 2 or 3; 0 for raw
     compression: Literal["zlib", "zstd"]

@@ -169,59 +169,14 @@ cdef tuple _range(object start, object length, object size):
     return first, count
 
 
-@cython.final
-@cython.no_gc_clear
-cdef class PathPolicy:
-    """Which files may be opened: beneath `folders` only, every link resolved; with none, any."""
-
-    cdef vb_policy *_policy
-    cdef readonly tuple folders
-
-    def __cinit__(self, folders=()):
-        if isinstance(folders, (str, bytes)):
-            raise TypeError("folders is a sequence of paths, not one path")
-        encoded = [_encoded(folder) for folder in folders]
-        cdef size_t count = len(encoded)
-        cdef const char **names = <const char **>calloc(count + 1, sizeof(char *))
-        if names is NULL:
-            raise MemoryError
-        cdef size_t i
-        for i in range(count):
-            names[i] = PyBytes_AS_STRING(encoded[i])
-        cdef vb_error error
-        memset(&error, 0, sizeof(error))
-        with nogil:
-            self._policy = vb_policy_new(names, count, &error)
-        free(names)
-        if self._policy is NULL:
-            raise _failure(&error)
-        self.folders = tuple([os.path.realpath(os.fsdecode(folder)) for folder in encoded])
-
-    def __dealloc__(self):
-        if self._policy is not NULL:
-            with nogil:
-                vb_policy_free(self._policy)
-
-    def check(self, path):
-        """The resolved path; EngineError `denied` outside the folders. Only advice: opening checks by itself."""
-        resolved = os.path.realpath(os.fsdecode(_encoded(path)))
-        if not self.folders:
-            return resolved
-        for folder in self.folders:
-            if _is_beneath(resolved, folder):
-                return resolved
-        raise EngineError("denied", "The path lies outside every allowed folder", path=resolved)
-
-
-cdef bint _is_beneath(str path, str folder):
-    return path.startswith(folder if folder.endswith("/") else folder + "/")
+include "_core_policy.pxi"
 
 
 @cython.final
 cdef class ImageInfo:
     """What one image says of itself. Immutable."""
 
-    cdef readonly str path, format, backing_path, backing_format, compression
+    cdef readonly str path, format, backing_path, backing_format, data_path, data_file, compression
     cdef readonly uint64_t virtual_size_bytes, allocated_bytes, file_size_bytes, device, inode
     cdef readonly uint32_t cluster_size_bytes, version, refcount_bits, snapshot_count
     cdef readonly bint is_dirty, is_corrupt, is_block_device, has_extended_l2
@@ -244,6 +199,9 @@ cdef ImageInfo _image_info(const vb_layer *layer):
     info.file_size_bytes = file.size_bytes
     info.backing_path = None if said.backing_path is NULL else os.fsdecode(<bytes>said.backing_path)
     info.backing_format = None if said.backing_format is NULL else os.fsdecode(<bytes>said.backing_format)
+    info.data_path = None if said.data_path is NULL else os.fsdecode(<bytes>said.data_path)
+    cdef const vb_file *data_file = vb_layer_data_file(layer)
+    info.data_file = None if data_file == file else os.fsdecode(<bytes>data_file.path)
     info.cluster_size_bytes = said.cluster_size_bytes
     info.version = said.version
     info.compression = "zstd" if said.compression == VB_COMPRESSION_ZSTD else "zlib"

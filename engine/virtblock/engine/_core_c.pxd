@@ -35,6 +35,9 @@ cdef extern from "policy.h" nogil:
 
     vb_policy *vb_policy_new(const char *const *folders, size_t folder_count, vb_error *error) noexcept
     void vb_policy_free(vb_policy *policy) noexcept
+    int vb_policy_name_data_file(
+        vb_policy *policy, const char *image_path, const char *data_path, vb_error *error
+    ) noexcept
     int vb_policy_open(
         const vb_policy *policy, const char *path, int flags, mode_t mode, vb_file *file, vb_error *error
     ) noexcept
@@ -74,6 +77,7 @@ cdef extern from "image.h" nogil:
         uint64_t allocated_bytes
         const char *backing_path
         const char *backing_format
+        const char *data_path
         uint32_t cluster_size_bytes
         uint32_t version
         vb_compression compression
@@ -98,6 +102,7 @@ cdef extern from "image.h" nogil:
     void vb_layer_close(vb_layer *layer) noexcept
     const vb_image_info *vb_layer_info(const vb_layer *layer) noexcept
     const vb_file *vb_layer_file(const vb_layer *layer) noexcept
+    const vb_file *vb_layer_data_file(const vb_layer *layer) noexcept
     vb_chain *vb_chain_open(
         const vb_policy *policy,
         const vb_layer_spec *specs,

@@ -3,8 +3,8 @@
 
 Owns: the command line, its exit codes (0 done, 1 failed, 2 usage, 130 interrupted, 143 terminated) and what it prints.
 Invariants: formats are told, never guessed from content, but for an existing destination (REUSE_EXT); no file is opened
-only because an image names it: backing files must lie in the source's own folder or in an `--allow-path`. The source is
-never written.
+only because an image names it: backing and data files must lie in the source's own folder or in an `--allow-path`.
+The source is never written.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ _BITMAP_HELP = (
 )
 _EPILOG = """\
 The destination gets the source's format, raw with --raw, or qcow2 with --compress. A new destination appears under its
-name only when it is complete and on the disk. Backing files are opened only in SOURCE's own folder and in each
---allow-path.
+name only when it is complete and on the disk. Backing and data files are opened only in SOURCE's own folder and in
+each --allow-path.
 
 exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated
 """
@@ -86,6 +86,13 @@ def _parser() -> argparse.ArgumentParser:
         "file system can (XFS, btrfs); always: fail where it cannot; never: copy all, and find zeros in it. Data that "
         "fills no granule (64 KiB or DEST's cluster) and compressed clusters are copied in any case",
     )
+    add(
+        "--data-file",
+        metavar="[IMAGE=]PATH",
+        action="append",
+        default=[],
+        help="the external data file of SOURCE, or of an IMAGE below it; none is opened only because an image names it",
+    )
     add("--cluster-size", metavar="SIZE", help="of a new qcow2 DEST: 512 to 2M; default: SOURCE's, or 64K")
     add(
         "--extended-l2",
@@ -101,7 +108,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--resume", action="store_true", help=argparse.SUPPRESS)
     add(
-        "--allow-path", metavar="DIR", action="append", default=[], help="backing files may lie in DIR too (repeatable)"
+        "--allow-path",
+        metavar="DIR",
+        action="append",
+        default=[],
+        help="backing and data files may lie in DIR too (repeatable)",
     )
     add("--verify", action="store_true", help="read DEST back afterwards, from its device, and compare digests")
     add("--digest", action="store_true", help="print the digest of the disk's content, the same in every format")
@@ -182,6 +193,21 @@ def _cluster_size(options: argparse.Namespace) -> int:
     return cluster_size_bytes
 
 
+def _data_files(options: argparse.Namespace) -> tuple[tuple[str, str], ...]:
+    """Images and their data files; of a PATH with an equals sign in it, IMAGE must be said."""
+    named: dict[str, str] = {}
+    for text in options.data_file:
+        image, equals, path = text.partition("=")
+        if not equals:
+            image, path = options.source, text
+        if not image or not path:
+            raise UsageError(f"--data-file: '{text}' is neither PATH nor IMAGE=PATH")
+        if image in named:
+            raise UsageError(f"--data-file: '{image}' is given two data files, '{named[image]}' and '{path}'")
+        named[image] = path
+    return tuple(named.items())
+
+
 def _check_new_image_options(options: argparse.Namespace, source_format: ImageFormat) -> None:
     """What describes a new DEST says nothing of one that is there already, and clusters nothing of a raw one."""
     of_qcow2 = {"--cluster-size": options.cluster_size is not None, "--extended-l2": options.extended_l2 is not None}
@@ -190,7 +216,7 @@ def _check_new_image_options(options: argparse.Namespace, source_format: ImageFo
         if is_asked and options.reuse:
             raise UsageError(f"{name} describes a new DEST and cannot be combined with --reuse")
     for name, is_asked in of_qcow2.items():
-        if is_asked and (options.raw or source_format == "raw"):
+        if is_asked and (options.raw or (source_format == "raw" and options.compress is None)):
             raise UsageError(f"{name} describes a qcow2 DEST, and this one is raw")
 
 
@@ -223,6 +249,7 @@ def _request(options: argparse.Namespace) -> Request:
         cluster_size_bytes=_cluster_size(options),
         extended_l2=options.extended_l2,
         preallocation=options.preallocation,
+        data_files=_data_files(options),
     )
 
 

@@ -47,6 +47,7 @@ class Request(NamedTuple):
     cluster_size_bytes: int = 0  # 0: the source's
     extended_l2: bool | None = None  # None: as the source
     preallocation: Preallocation = "off"
+    data_files: tuple[tuple[str, str], ...] = ()  # (image, its external data file)
 
 
 class CopyReport(NamedTuple):
@@ -150,8 +151,10 @@ def run_copy(request: Request, bar: ProgressBar | None = None) -> CopyReport:
 
     Must run in the main thread, because only that may watch signals.
     """
-    policy = PathPolicy([_folder_of(request.source), *request.allow_paths])
+    folders = [_folder_of(request.source), *request.allow_paths]
+    policy = PathPolicy(folders, data_files=dict(request.data_files))
     with SignalWatch() as watch, Chain([(request.source, request.source_format)], policy) as source:
+        _require_images_of(source, request.data_files)
         destination_policy = PathPolicy([_folder_of(request.destination)])
         mode = _mode(request, source)
         destination_format = _destination_format(request, destination_policy)
@@ -177,6 +180,14 @@ def run_copy(request: Request, bar: ProgressBar | None = None) -> CopyReport:
 def _folder_of(path: str) -> str:
     # The real folder: the caller named this file, and links on the way to it are the caller's.
     return os.path.dirname(os.path.realpath(path))
+
+
+def _require_images_of(source: Chain, data_files: tuple[tuple[str, str], ...]) -> None:
+    paths = {layer.path for layer in source.layers}
+    for image, data_file in data_files:
+        if os.path.realpath(image) not in paths:
+            reason = f"The data file '{data_file}' is named for an image that is not one of the source's"
+            raise EngineError("invalid", reason, path=os.path.realpath(image))
 
 
 def _mode(request: Request, source: Chain) -> CopyMode:
@@ -250,7 +261,8 @@ def _prove(request: Request, source: Chain, copy: Copy, report: CopyReport, watc
         # A reused destination has a backing file of its own, which may lie beside it; a new one shares the source's.
         # Without a lock: the copy still holds the destination's.
         folders = [_folder_of(request.destination), _folder_of(request.source), *request.allow_paths]
-        with Chain([(request.destination, report.destination_format)], PathPolicy(folders), lock=False) as destination:
+        policy = PathPolicy(folders, data_files=dict(request.data_files))
+        with Chain([(request.destination, report.destination_format)], policy, lock=False) as destination:
             offset_bytes = _in_thread(
                 lambda: _find_difference(source, destination, report.digest, flag), flag.set, watch
             )

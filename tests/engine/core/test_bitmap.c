@@ -298,7 +298,6 @@ static void threads_never_share_a_granule(void)
 
 static void runs_are_found_in_order(void)
 {
-	struct vb_error error;
 	struct vb_bitmap *bitmap = vb_bitmap_new(1000 * 4096 + 100, 4096, &error);
 	uint64_t start = 0, length = 0;
 

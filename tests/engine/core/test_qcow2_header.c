@@ -193,7 +193,7 @@ static void test_features(void)
 	set64(VB_QCOW2_AT_AUTOCLEAR, ~0ull);
 	check_accepted();
 	set64(VB_QCOW2_AT_INCOMPATIBLE, VB_QCOW2_INCOMPATIBLE_DATA_FILE);
-	check_refused(VB_ERROR_UNSUPPORTED, "external data file");
+	check_refused(VB_ERROR_FORMAT, "does not name it");
 	set64(VB_QCOW2_AT_INCOMPATIBLE, VB_QCOW2_INCOMPATIBLE_EXTENDED_L2);
 	vb_store_be32(head + VB_QCOW2_AT_L1_SIZE, 4);
 	check_accepted();

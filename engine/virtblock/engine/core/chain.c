@@ -3,7 +3,7 @@
  * Owns: opening a chain: which file is the next layer, in which format, and when to refuse.
  *
  * Invariants: no file is opened whose format nobody gave, none that the policy does not allow, none twice, and every layer is locked before it
- * is read. Names in images resolve like QEMU's: relative to the folder of the name by which the image above was
+ * is read. An external data file is opened only where the caller names it and the image does too. Names in images resolve like QEMU's: relative to the folder of the name by which the image above was
  * opened, not of what a link there leads to.
  */
 #include <errno.h>
@@ -47,10 +47,11 @@ static int refuse_backing(const struct opening *opening, const struct vb_error *
 		       "%s (backing file of \"%s\")", cause->message, lowest_path(opening));
 }
 
-/* The file that a name recorded in layer `index` leads to, malloc'd. */
-static char *resolve_recorded(const struct vb_chain *chain, size_t index, const char *recorded, struct vb_error *error)
+/* The file that a name recorded in an image leads to, malloc'd. `opened`: the name by which the image was opened; `what`: it names this file. */
+static char *resolve_name(const struct vb_layer *layer, const char *opened, const char *what, const char *recorded,
+			  struct vb_error *error)
 {
-	const char *holder = chain->layers[index]->file.path, *opened = chain->names[index];
+	const char *holder = layer->file.path;
 	const char *slash;
 	size_t folder_length, name_length;
 	char *name;
@@ -58,7 +59,7 @@ static char *resolve_recorded(const struct vb_chain *chain, size_t index, const 
 	if (strncmp(recorded, "file:", 5) == 0)
 		recorded += 5;
 	if (recorded[strcspn(recorded, ":/")] == ':') {
-		vb_fail(error, VB_ERROR_DENIED, EACCES, holder, -1, "The backing file \"%s\" is named by a protocol; only files are opened",
+		vb_fail(error, VB_ERROR_DENIED, EACCES, holder, -1, "The %s \"%s\" is named by a protocol; only files are opened", what,
 			recorded);
 		return NULL;
 	}
@@ -67,7 +68,7 @@ static char *resolve_recorded(const struct vb_chain *chain, size_t index, const 
 	name_length = strlen(recorded);
 	name = malloc(folder_length + name_length + 1);
 	if (name == NULL) {
-		vb_fail(error, VB_ERROR_MEMORY, ENOMEM, holder, -1, "Out of memory for a backing file's name");
+		vb_fail(error, VB_ERROR_MEMORY, ENOMEM, holder, -1, "Out of memory for a file's name");
 		return NULL;
 	}
 	memcpy(name, opened, folder_length);
@@ -75,15 +76,81 @@ static char *resolve_recorded(const struct vb_chain *chain, size_t index, const 
 	return name;
 }
 
+static char *resolve_recorded(const struct vb_chain *chain, size_t index, const char *recorded, struct vb_error *error)
+{
+	return resolve_name(chain->layers[index], chain->names[index], "backing file", recorded, error);
+}
+
+/* Whether the file is an image of the chain, or holds the data of one. */
+static bool is_in_chain(const struct vb_chain *chain, const struct vb_file *file)
+{
+	for (size_t i = 0; i < chain->depth; i++) {
+		if (vb_file_is_same(vb_layer_file(chain->layers[i]), file) || vb_file_is_same(vb_layer_data_file(chain->layers[i]), file))
+			return true;
+	}
+	return false;
+}
+
+/* Fails unless the name in the image leads to this very file. */
+static int check_recorded_data_file(const struct opening *opening, const struct vb_layer *layer, const char *opened,
+				    const struct vb_file *data_file)
+{
+	char *name = resolve_name(layer, opened, "data file", layer->info.data_path, opening->error);
+	struct vb_file recorded;
+	bool is_same = false;
+
+	if (name == NULL)
+		return -1;
+	if (vb_policy_open(opening->policy, name, O_RDONLY, 0, &recorded, opening->error) == 0) {
+		is_same = vb_file_is_same(&recorded, data_file);
+		vb_file_close(&recorded);
+	}
+	free(name);
+	if (is_same)
+		return 0;
+	return vb_fail(opening->error, VB_ERROR_DENIED, EACCES, layer->file.path, -1,
+		       "The image records the external data file \"%s\", which is not \"%s\"", layer->info.data_path, data_file->path);
+}
+
+/* `opened`: the name by which the layer was opened. The layer is not in the chain yet. */
+static int add_data_file(const struct opening *opening, struct vb_layer *layer, const char *opened)
+{
+	const char *named = vb_policy_find_data_file(opening->policy, &layer->file);
+	struct vb_file data_file;
+
+	if (layer->info.data_path == NULL) {
+		if (named == NULL)
+			return 0;
+		return vb_fail(opening->error, VB_ERROR_INVALID, EINVAL, layer->file.path, -1,
+			       "The image has no external data file, but \"%s\" is named as such", named);
+	}
+	if (named == NULL)
+		return vb_fail(opening->error, VB_ERROR_DENIED, EACCES, layer->file.path, -1,
+			       "The image keeps its data in the external data file \"%s\", which is opened only where the caller names it: "
+			       "by <dataStore> in the domain's definition, or --data-file",
+			       layer->info.data_path);
+	if (vb_policy_open(opening->policy, named, O_RDONLY, 0, &data_file, opening->error) < 0)
+		return -1;
+	if (check_recorded_data_file(opening, layer, opened, &data_file) == 0) {
+		if (is_in_chain(opening->chain, &data_file) || vb_file_is_same(&layer->file, &data_file))
+			vb_fail(opening->error, VB_ERROR_BACKING, ELOOP, data_file.path, -1,
+				"The data file of \"%s\" is another part of the same chain", layer->file.path);
+		else if (vb_lock_image(&data_file, opening->role, opening->error) == 0) {
+			vb_qcow2_use_data_file(layer, &data_file);
+			return 0;
+		}
+	}
+	vb_file_close(&data_file);
+	return -1;
+}
+
 static int check_new(const struct opening *opening, const struct vb_file *file)
 {
 	const struct vb_chain *chain = opening->chain;
 
-	for (size_t i = 0; i < chain->depth; i++) {
-		if (chain->layers[i]->file.device == file->device && chain->layers[i]->file.inode == file->inode)
-			return vb_fail(opening->error, VB_ERROR_BACKING, ELOOP, file->path, -1,
-				       "The backing chain has a loop: \"%s\" comes back to this image", lowest_path(opening));
-	}
+	if (is_in_chain(chain, file))
+		return vb_fail(opening->error, VB_ERROR_BACKING, ELOOP, file->path, -1,
+			       "The backing chain has a loop: \"%s\" comes back to this image", lowest_path(opening));
 	if (chain->depth == VB_CHAIN_DEPTH_MAX)
 		return vb_fail(opening->error, VB_ERROR_BACKING, ELOOP, file->path, -1, "The backing chain is deeper than %u images",
 			       VB_CHAIN_DEPTH_MAX);
@@ -119,6 +186,11 @@ static int add_layer(struct opening *opening, struct vb_file *file, char *name, 
 		if (chain->depth > 0)
 			return refuse_backing(opening, &cause);
 		*opening->error = cause;
+		return -1;
+	}
+	if (add_data_file(opening, layer, name) < 0) {
+		vb_layer_close(layer);
+		free(name);
 		return -1;
 	}
 	chain->names[chain->depth] = name;

@@ -24,11 +24,14 @@
 int vb_destination_check_source(const struct vb_file *file, const struct vb_chain *source, struct vb_error *error)
 {
 	for (size_t index = 0; source && index < vb_chain_depth(source); index++) {
-		const struct vb_file *layer = vb_layer_file(vb_chain_layer(source, index));
+		const struct vb_layer *layer = vb_chain_layer(source, index);
 
-		if (layer->device == file->device && layer->inode == file->inode)
+		if (vb_file_is_same(vb_layer_file(layer), file))
 			return vb_fail(error, VB_ERROR_SAME_FILE, 0, file->path, -1,
-				       "The destination is the same file as the source's image '%s'", layer->path);
+				       "The destination is the same file as the source's image '%s'", vb_layer_file(layer)->path);
+		if (vb_file_is_same(vb_layer_data_file(layer), file))
+			return vb_fail(error, VB_ERROR_SAME_FILE, 0, file->path, -1,
+				       "The destination is the data file of the source's image '%s'", vb_layer_file(layer)->path);
 	}
 	return 0;
 }

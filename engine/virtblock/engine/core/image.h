@@ -48,6 +48,7 @@ struct vb_image_info {
 	uint64_t allocated_bytes;         /* st_blocks * 512 of the file */
 	const char *backing_path;         /* as recorded, NULL if none */
 	const char *backing_format;       /* as recorded, NULL if not recorded */
+	const char *data_path;            /* the external data file as recorded, NULL if the image holds its data itself */
 	uint32_t cluster_size_bytes;      /* 0 for raw */
 	uint32_t version;                 /* qcow2: 2 or 3; 0 for raw */
 	enum vb_compression compression;
@@ -62,11 +63,13 @@ struct vb_image_info {
 struct vb_layer;
 struct vb_chain;
 
-/* Opens one image alone, its backing file not followed. `file` is taken over (closed with the layer, also on failure). */
+/* Opens one image alone, its backing file not followed, an external data file not opened. `file` is taken over (closed with the layer, also on failure). */
 struct vb_layer *vb_layer_open(struct vb_file *file, enum vb_format format, struct vb_error *error);
 void vb_layer_close(struct vb_layer *layer);
 const struct vb_image_info *vb_layer_info(const struct vb_layer *layer);
 const struct vb_file *vb_layer_file(const struct vb_layer *layer);
+/* Where DATA extents lie: the image's external data file, for most the image itself. */
+const struct vb_file *vb_layer_data_file(const struct vb_layer *layer);
 
 /* Calls `visit` for every extent of [start, start+length) in order; neighbours of one kind that are contiguous are merged.
  * A range beyond virtual_size is reported as one UNALLOCATED extent. `visit` returns 0 to go on, negative to stop. */
@@ -86,7 +89,8 @@ struct vb_layer_spec {
  * the image recorded none. Below the last spec the images' own headers are followed: a backing format must be recorded
  * (VB_ERROR_BACKING_FORMAT otherwise), relative names resolve from the folder of the image that holds them, names with a
  * protocol or "json:" are VB_ERROR_DENIED ("file:" is stripped), a missing file is VB_ERROR_BACKING with ENOENT, a file that occurs twice is
- * VB_ERROR_BACKING (loop). `terminated`: the last spec is the bottom by the definition, follow nothing below it.
+ * VB_ERROR_BACKING (loop). An external data file must be named by the image and to the policy (vb_policy_name_data_file), both names leading to
+ * one file that is no image of the chain; else VB_ERROR_DENIED. `terminated`: the last spec is the bottom by the definition, follow nothing below it.
  * Every layer gets a lock of `role` (READER or NONE).
  */
 struct vb_chain *vb_chain_open(const struct vb_policy *policy, const struct vb_layer_spec *specs, size_t spec_count,

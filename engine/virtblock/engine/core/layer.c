@@ -46,6 +46,7 @@ struct vb_layer *vb_layer_open(struct vb_file *file, enum vb_format format, stru
 		return NULL;
 	}
 	layer->file = *file;
+	layer->data_file = (struct vb_file){ .fd = -1, .folder_fd = -1 };
 	*file = (struct vb_file){ .fd = -1, .folder_fd = -1 };
 	if (open_by_format(layer, format, error) < 0) {
 		vb_layer_close(layer);
@@ -60,6 +61,7 @@ void vb_layer_close(struct vb_layer *layer)
 		return;
 	if (layer->ops != NULL)
 		layer->ops->close(layer);
+	vb_file_close(&layer->data_file);
 	vb_file_close(&layer->file);
 	free(layer);
 }
@@ -72,6 +74,11 @@ const struct vb_image_info *vb_layer_info(const struct vb_layer *layer)
 const struct vb_file *vb_layer_file(const struct vb_layer *layer)
 {
 	return &layer->file;
+}
+
+const struct vb_file *vb_layer_data_file(const struct vb_layer *layer)
+{
+	return layer->data_file.fd >= 0 ? &layer->data_file : &layer->file;
 }
 
 void vb_layer_cursor_start(struct vb_layer_cursor *cursor, const struct vb_layer *layer, const bool *cancelled)

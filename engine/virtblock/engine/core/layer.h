@@ -37,6 +37,7 @@ struct vb_format_ops {
 
 struct vb_layer {
 	struct vb_file file;
+	struct vb_file data_file;       /* fd -1: the guest's data lies in `file` */
 	struct vb_image_info info;
 	const struct vb_format_ops *ops;
 	struct vb_qcow2_layer *qcow2;   /* NULL for raw */
@@ -44,6 +45,9 @@ struct vb_layer {
 
 extern const struct vb_format_ops vb_raw_ops;
 extern const struct vb_format_ops vb_qcow2_ops;
+
+/* Takes `data_file` over as the file that holds the layer's data. */
+void vb_qcow2_use_data_file(struct vb_layer *layer, struct vb_file *data_file);
 
 /* The cursor of a layer. It owns its window only; vb_layer_cursor_free may be called on a zeroed one. */
 void vb_layer_cursor_start(struct vb_layer_cursor *cursor, const struct vb_layer *layer, const bool *cancelled);

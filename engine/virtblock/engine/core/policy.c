@@ -26,9 +26,16 @@ struct vb_policy_folder {
 	int fd;
 };
 
+struct data_file_name {
+	char *image_path;
+	char *data_path;
+};
+
 struct vb_policy {
 	size_t folder_count;
 	struct vb_policy_folder *folders;
+	size_t data_file_count;
+	struct data_file_name *data_files;
 };
 
 static int open_again(int folder_fd, const char *name, int flags, mode_t mode, uint64_t resolve)
@@ -90,8 +97,46 @@ void vb_policy_free(struct vb_policy *policy)
 		vb_sys->close(policy->folders[i].fd);
 		free(policy->folders[i].path);
 	}
+	for (size_t i = 0; i < policy->data_file_count; i++) {
+		free(policy->data_files[i].image_path);
+		free(policy->data_files[i].data_path);
+	}
+	free(policy->data_files);
 	free(policy->folders);
 	free(policy);
+}
+
+int vb_policy_name_data_file(struct vb_policy *policy, const char *image_path, const char *data_path, struct vb_error *error)
+{
+	struct data_file_name *names = reallocarray(policy->data_files, policy->data_file_count + 1, sizeof(*names));
+	struct data_file_name name = { strdup(image_path), strdup(data_path) };
+
+	if (names != NULL)
+		policy->data_files = names;
+	if (names == NULL || name.image_path == NULL || name.data_path == NULL) {
+		free(name.image_path);
+		free(name.data_path);
+		return vb_fail(error, VB_ERROR_MEMORY, 0, data_path, -1, "Out of memory for a data file's name");
+	}
+	names[policy->data_file_count++] = name;
+	return 0;
+}
+
+const char *vb_policy_find_data_file(const struct vb_policy *policy, const struct vb_file *image)
+{
+	for (size_t i = 0; i < policy->data_file_count; i++) {
+		struct vb_error ignored;
+		struct vb_file file;
+		bool is_same;
+
+		if (vb_policy_open(policy, policy->data_files[i].image_path, O_RDONLY, 0, &file, &ignored) < 0)
+			continue;   /* another image of the caller's, or none at all */
+		is_same = vb_file_is_same(&file, image);
+		vb_file_close(&file);
+		if (is_same)
+			return policy->data_files[i].data_path;
+	}
+	return NULL;
 }
 
 static char *join(const char *folder, const char *name)

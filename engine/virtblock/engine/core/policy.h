@@ -2,7 +2,7 @@
 /*
  * Which files may be opened, and how they are opened.
  *
- * Owns: the allowed folders and the one function through which the core opens or makes an image.
+ * Owns: the allowed folders, the data files that the caller named, and the one function through which the core opens or makes an image.
  * Invariants: with folders given, a file is opened only if its path, every symbolic link resolved, lies beneath one of them, and
  * the open itself cannot leave it (openat2 with RESOLVE_BENEATH and RESOLVE_NO_SYMLINKS: the file's own folder from the descriptor of
  * the allowed one, then the file from there, both on resolved names). With none given, any file may be opened (as libvirt's read-write socket allows). Only regular files and
@@ -39,6 +39,17 @@ struct vb_file {
  * VB_ERROR_SYSTEM with ENOENT, EACCES …; VB_ERROR_DENIED for the policy. */
 int vb_policy_open(const struct vb_policy *policy, const char *path, int flags, mode_t mode, struct vb_file *file,
 		   struct vb_error *error);
+/* Names the file that holds the guest's data of a qcow2 image which keeps it outside. It is the caller's word, without which none is opened,
+ * however the image names it; chain.c asks for both. The strings are copied. */
+int vb_policy_name_data_file(struct vb_policy *policy, const char *image_path, const char *data_path, struct vb_error *error);
+/* The data file named for this image, whatever names it goes by; NULL if none. */
+const char *vb_policy_find_data_file(const struct vb_policy *policy, const struct vb_file *image);
+
+static inline bool vb_file_is_same(const struct vb_file *one, const struct vb_file *other)
+{
+	return one->device == other->device && one->inode == other->inode;
+}
+
 void vb_file_close(struct vb_file *file);   /* safe on a zeroed or already closed one (fd -1) */
 
 #endif

@@ -30,6 +30,7 @@
 #define VB_QCOW2_SNAPSHOTS_MAX 65536u
 #define VB_QCOW2_BACKING_NAME_MAX 1023u
 #define VB_QCOW2_BACKING_FORMAT_MAX 15u
+#define VB_QCOW2_DATA_FILE_NAME_MAX 1023u
 #define VB_QCOW2_BITMAPS_MAX 65535u
 #define VB_QCOW2_BITMAP_DIRECTORY_BYTES_MAX (VB_QCOW2_BITMAPS_MAX * 1024ull)
 
@@ -119,6 +120,7 @@ struct vb_qcow2_header {
 	uint64_t backing_offset_bytes;     /* 0: none */
 	char backing_name[VB_QCOW2_BACKING_NAME_MAX + 1];      /* "" if none */
 	char backing_format[VB_QCOW2_BACKING_FORMAT_MAX + 1];  /* "" if not recorded */
+	char data_file_name[VB_QCOW2_DATA_FILE_NAME_MAX + 1];  /* "" if the image holds its data itself */
 };
 
 static inline uint16_t vb_load_be16(const void *at)
@@ -219,7 +221,7 @@ static inline void vb_qcow2_store_entry(const struct vb_qcow2_header *header, ui
 }
 
 /* Of an image that is to be read. Reads and checks header and extensions. An image that is unfinished (VB_UNFINISHED_MAGIC) is
- * VB_ERROR_FORMAT and says so. Features that this engine does not read (external data file, encryption) are VB_ERROR_UNSUPPORTED, by
+ * VB_ERROR_FORMAT and says so. Features that this engine does not read (encryption) are VB_ERROR_UNSUPPORTED, by
  * name. */
 int vb_qcow2_header_read(const struct vb_file *file, struct vb_qcow2_header *header, struct vb_error *error);
 

@@ -159,8 +159,6 @@ static int check_features(const struct parse *parse)
 
 	if (check_unknown_features(parse) < 0 || check_compression(parse) < 0)
 		return -1;
-	if ((header->incompatible_features & VB_QCOW2_INCOMPATIBLE_DATA_FILE) != 0)
-		return refuse_feature(parse, "an external data file");
 	if (vb_qcow2_has_extended_l2(header) && header->cluster_bits < VB_QCOW2_EXTENDED_CLUSTER_BITS_MIN)
 		return refuse(parse, VB_QCOW2_AT_CLUSTER_BITS, "cluster_bits", header->cluster_bits,
 			      "extended L2 entries need at least 14");
@@ -297,6 +295,20 @@ static int parse_bitmaps(const struct parse *parse, uint64_t at, uint32_t length
 			   header->bitmap_directory_size_bytes);
 }
 
+/* Without its feature bit the extension is left over, and QEMU ignores it. */
+static int parse_data_file(const struct parse *parse, uint64_t at, uint32_t length)
+{
+	struct vb_qcow2_header *header = parse->header;
+
+	if ((header->incompatible_features & VB_QCOW2_INCOMPATIBLE_DATA_FILE) == 0)
+		return 0;
+	if (length > VB_QCOW2_DATA_FILE_NAME_MAX)
+		return refuse_above(parse, (int64_t)at, "length of the data file's name", length, VB_QCOW2_DATA_FILE_NAME_MAX);
+	memcpy(header->data_file_name, parse->head + at, length);
+	header->data_file_name[length] = '\0';
+	return 0;
+}
+
 static int parse_extension(const struct parse *parse, uint32_t type, uint64_t at, uint32_t length)
 {
 	struct vb_qcow2_header *header = parse->header;
@@ -308,6 +320,8 @@ static int parse_extension(const struct parse *parse, uint32_t type, uint64_t at
 		memcpy(header->backing_format, parse->head + at, length);
 		header->backing_format[length] = '\0';
 		return 0;
+	case VB_QCOW2_EXTENSION_DATA_FILE:
+		return parse_data_file(parse, at, length);
 	case VB_QCOW2_EXTENSION_LUKS:
 		return vb_fail(parse->error, VB_ERROR_FORMAT, 0, parse->path, (int64_t)at,
 			       "Invalid qcow2 header: an encryption header, but crypt_method is 0");
@@ -359,7 +373,12 @@ static int parse_all(const struct parse *parse)
 		return -1;
 	if (check_features(parse) < 0 || parse_refcounts(parse) < 0 || parse_snapshots(parse) < 0 || parse_l1(parse) < 0)
 		return -1;
-	return parse_backing(parse) < 0 ? -1 : parse_extensions(parse);
+	if (parse_backing(parse) < 0 || parse_extensions(parse) < 0)
+		return -1;
+	if ((header->incompatible_features & VB_QCOW2_INCOMPATIBLE_DATA_FILE) != 0 && header->data_file_name[0] == '\0')
+		return vb_fail(parse->error, VB_ERROR_FORMAT, 0, parse->path, VB_QCOW2_AT_INCOMPATIBLE,
+			       "Invalid qcow2 header: the image keeps its data in an external file and does not name it");
+	return 0;
 }
 
 int vb_qcow2_header_parse(const uint8_t *head, size_t head_bytes, uint64_t file_size_bytes, const char *path,

@@ -431,6 +431,9 @@ static int check_header(struct inplace_writer *self, struct vb_error *error)
 	uint64_t wanted_bytes = self->base.spec.virtual_size_bytes;
 	const char *path = self->base.file.path;
 
+	if (header->incompatible_features & VB_QCOW2_INCOMPATIBLE_DATA_FILE)
+		return vb_fail(error, VB_ERROR_UNSUPPORTED, ENOTSUP, path, -1,
+			       "A qcow2 image with an external data file is not supported for writing in place");
 	if (header->incompatible_features & VB_QCOW2_INCOMPATIBLE_CORRUPT)
 		return vb_fail(error, VB_ERROR_FORMAT, 0, path, -1, "The image is marked corrupt and must be repaired before it is written");
 	if (header->incompatible_features & VB_QCOW2_INCOMPATIBLE_DIRTY)

@@ -22,6 +22,8 @@ struct vb_qcow2_layer {
 	struct vb_qcow2_header header;
 	uint64_t *l2_offsets;          /* per L1 slot: offset of its L2 table in the file, 0: none */
 	uint64_t file_end_bytes;       /* in whole sectors, as QEMU sees a file */
+	uint64_t data_end_bytes;       /* the same of the file that holds the data */
+	bool has_data_file;            /* an external one, in which every byte lies at its guest offset */
 	uint32_t entry_bytes;          /* of an L2 entry: 8, or 16 if extended */
 };
 
@@ -38,6 +40,8 @@ enum verdict {
 	BAD_CONTRADICTION,
 	BAD_NO_CLUSTER,
 	BAD_COMPRESSED_BITMAP,
+	BAD_COMPRESSED_OUTSIDE,
+	BAD_GUEST_OFFSET,
 };
 
 struct entry {
@@ -52,7 +56,9 @@ static struct entry classify_compressed(const struct vb_qcow2_layer *qcow2, uint
 	struct entry entry = { .verdict = COMPRESSED, .end_bytes = qcow2->header.cluster_size_bytes };
 
 	vb_qcow2_compressed_location(qcow2->header.cluster_bits, word, &entry.host_offset_bytes, &entry.host_length_bytes);
-	if (entry.host_offset_bytes >= qcow2->file_end_bytes)
+	if (qcow2->has_data_file)
+		entry.verdict = BAD_COMPRESSED_OUTSIDE;
+	else if (entry.host_offset_bytes >= qcow2->file_end_bytes)
 		entry.verdict = BAD_END;
 	return entry;
 }
@@ -61,7 +67,8 @@ static inline struct entry classify_standard(const struct vb_qcow2_layer *qcow2,
 {
 	struct entry entry = { .verdict = UNALLOCATED, .end_bytes = qcow2->header.cluster_size_bytes };
 
-	if ((word & ~VB_QCOW2_COPIED) == 0)
+	/* Only a data file has guest data at offset 0, and all that it has is marked COPIED. */
+	if ((word & ~VB_QCOW2_COPIED) == 0 && (word == 0 || !qcow2->has_data_file))
 		return entry;
 	if ((word & VB_QCOW2_COMPRESSED) != 0)
 		return classify_compressed(qcow2, word);
@@ -73,7 +80,7 @@ static inline struct entry classify_standard(const struct vb_qcow2_layer *qcow2,
 	else if ((word & VB_QCOW2_ZERO) != 0)
 		entry.verdict = qcow2->header.version == 2 ? BAD_VERSION : ZERO;
 	else
-		entry.verdict = entry.host_offset_bytes >= qcow2->file_end_bytes ? BAD_END : DATA;
+		entry.verdict = entry.host_offset_bytes >= qcow2->data_end_bytes ? BAD_END : DATA;
 	return entry;
 }
 
@@ -88,9 +95,9 @@ static inline enum verdict check_extended(const struct vb_qcow2_layer *qcow2, ui
 		return BAD_ALIGNMENT;
 	if ((allocated & zero) != 0)
 		return BAD_CONTRADICTION;
-	if (offset_bytes == 0 && allocated != 0)
+	if (offset_bytes == 0 && allocated != 0 && !(qcow2->has_data_file && (word & VB_QCOW2_COPIED) != 0))
 		return BAD_NO_CLUSTER;
-	return allocated != 0 && offset_bytes >= qcow2->file_end_bytes ? BAD_END : UNALLOCATED;
+	return allocated != 0 && offset_bytes >= qcow2->data_end_bytes ? BAD_END : UNALLOCATED;
 }
 
 static inline struct entry classify_extended(const struct vb_qcow2_layer *qcow2, uint64_t word, uint64_t bitmap, uint32_t within_bytes)
@@ -138,6 +145,10 @@ static const char *refusal_reason(enum verdict verdict)
 		return "has allocated subclusters, but no cluster for them";
 	case BAD_COMPRESSED_BITMAP:
 		return "is a compressed cluster with a subcluster bitmap";
+	case BAD_COMPRESSED_OUTSIDE:
+		return "is a compressed cluster in an image with an external data file";
+	case BAD_GUEST_OFFSET:
+		return "does not name the same offset in the external data file";
 	default:
 		return "starts beyond the end of the file: the image is truncated";
 	}
@@ -152,7 +163,8 @@ static int refuse_entry(const struct vb_layer *layer, enum verdict verdict, cons
 		snprintf(bitmap, sizeof(bitmap), " (bitmap 0x%016llx)", (unsigned long long)vb_load_be64(entry + 8));
 	return vb_fail(error, VB_ERROR_FORMAT, 0, layer->file.path, (int64_t)at_bytes,
 		       "The L2 entry 0x%016llx%s for guest offset %llu %s (the file ends at %llu)", (unsigned long long)vb_load_be64(entry),
-		       bitmap, (unsigned long long)guest_bytes, refusal_reason(verdict), (unsigned long long)layer->file.size_bytes);
+		       bitmap, (unsigned long long)guest_bytes, refusal_reason(verdict),
+		       (unsigned long long)vb_layer_data_file(layer)->size_bytes);
 }
 
 static int check_l1_entry(const struct vb_layer *layer, uint32_t index, uint64_t word, struct vb_error *error)
@@ -204,6 +216,7 @@ static void fill_info(struct vb_layer *layer)
 	info->virtual_size_bytes = header->size_bytes;
 	info->backing_path = header->backing_name[0] != '\0' ? header->backing_name : NULL;
 	info->backing_format = header->backing_format[0] != '\0' ? header->backing_format : NULL;
+	info->data_path = header->data_file_name[0] != '\0' ? header->data_file_name : NULL;
 	info->cluster_size_bytes = header->cluster_size_bytes;
 	info->version = header->version;
 	info->compression = header->compression_type == VB_COMPRESSION_ZSTD ? VB_COMPRESSION_ZSTD : VB_COMPRESSION_DEFLATE;
@@ -223,9 +236,19 @@ static int qcow2_open(struct vb_layer *layer, struct vb_error *error)
 	layer->qcow2->file_end_bytes = (layer->file.size_bytes + 511) & ~511ull;
 	if (vb_qcow2_header_read(&layer->file, &layer->qcow2->header, error) < 0 || read_l1(layer, error) < 0)
 		return -1;
+	layer->qcow2->has_data_file = layer->qcow2->header.data_file_name[0] != '\0';
+	/* Without its data file the image is only looked at. */
+	layer->qcow2->data_end_bytes = layer->qcow2->has_data_file ? UINT64_MAX : layer->qcow2->file_end_bytes;
 	layer->qcow2->entry_bytes = vb_qcow2_l2_entry_bytes(&layer->qcow2->header);
 	fill_info(layer);
 	return 0;
+}
+
+void vb_qcow2_use_data_file(struct vb_layer *layer, struct vb_file *data_file)
+{
+	layer->data_file = *data_file;
+	*data_file = (struct vb_file){ .fd = -1, .folder_fd = -1 };
+	layer->qcow2->data_end_bytes = (layer->data_file.size_bytes + 511) & ~511ull;
 }
 
 static void qcow2_close(struct vb_layer *layer)
@@ -364,6 +387,9 @@ static int find_piece(struct vb_layer_cursor *cursor, uint64_t start_bytes, uint
 	if (count > end_cluster - cluster)
 		count = end_cluster - cluster;
 	piece->entry = classify(qcow2, entries, (uint32_t)start_bytes & mask);
+	/* A run goes on without a break in the file, so that its first cluster answers for all. */
+	if (qcow2->has_data_file && piece->entry.verdict == DATA && piece->entry.host_offset_bytes != cluster << bits)
+		piece->entry.verdict = BAD_GUEST_OFFSET;
 	if (piece->entry.verdict > COMPRESSED)
 		return refuse_entry(cursor->layer, piece->entry.verdict, entries, qcow2->l2_offsets[slot] + index * qcow2->entry_bytes,
 				    start_bytes, error);

@@ -84,13 +84,14 @@ static int reserve(struct buffer *buffer, size_t capacity, const char *path, str
 
 static int read_host(const struct vb_layer *layer, uint64_t offset_bytes, void *buffer, size_t length, struct vb_error *error)
 {
-	uint64_t end_bytes = layer->file.size_bytes;
+	const struct vb_file *file = vb_layer_data_file(layer);
+	uint64_t end_bytes = file->size_bytes;
 	size_t inside = offset_bytes >= end_bytes ? 0 : length;
 
 	if (inside > end_bytes - offset_bytes)
 		inside = (size_t)(end_bytes - offset_bytes);
 	memset((uint8_t *)buffer + inside, 0, length - inside);
-	return inside == 0 ? 0 : vb_pread_exact(layer->file.fd, layer->file.path, buffer, inside, offset_bytes, error);
+	return inside == 0 ? 0 : vb_pread_exact(file->fd, file->path, buffer, inside, offset_bytes, error);
 }
 
 /* The compressed bytes of a cluster, as many as the file holds of those its entry names. */

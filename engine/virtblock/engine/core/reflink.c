@@ -30,7 +30,7 @@ int vb_copy_check_reflink(const struct vb_copy *copy, struct vb_error *error)
  * disk ends with a block. */
 static bool find_granules(const struct vb_copy *copy, const struct vb_extent *extent, uint64_t *start_bytes, uint64_t *end_bytes)
 {
-	const struct vb_file *file = vb_layer_file(vb_chain_layer(copy->source, extent->layer_index));
+	const struct vb_file *file = vb_layer_data_file(vb_chain_layer(copy->source, extent->layer_index));
 	uint64_t granule_mask = vb_bitmap_granule_bytes(copy->bitmap) - 1;
 	uint64_t block_mask = copy->destination->share_block_bytes - 1;
 	uint64_t length_bytes = file->size_bytes > extent->host_offset_bytes ? file->size_bytes - extent->host_offset_bytes : 0;
@@ -76,7 +76,7 @@ static int share_extent(struct sharing *sharing, const struct vb_extent *extent,
 			struct vb_error *error)
 {
 	struct vb_copy *copy = sharing->copy;
-	const struct vb_file *file = vb_layer_file(vb_chain_layer(copy->source, extent->layer_index));
+	const struct vb_file *file = vb_layer_data_file(vb_chain_layer(copy->source, extent->layer_index));
 
 	while (start_bytes < end_bytes) {
 		uint64_t length_bytes = end_bytes - start_bytes < SHARE_PIECE_BYTES ? end_bytes - start_bytes : SHARE_PIECE_BYTES;
