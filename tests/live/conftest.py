@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import itertools
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,21 +24,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def libvirtd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateLibvirtd]:
-    """A daemon of this test process's own."""
-    base = tmp_path_factory.getbasetemp()
-    for folder in (base, *base.parents):  # nobody must be able to reach the sockets and images
-        if folder.stat().st_uid == base.stat().st_uid and folder != Path("/tmp"):
-            folder.chmod(folder.stat().st_mode | 0o011)
+def libvirtd() -> Iterator[PrivateLibvirtd]:
+    """A daemon of this test process's own, in a folder that `nobody` can reach: pytest's are root's alone."""
+    folder = Path(tempfile.mkdtemp(prefix="virtblock-live-"))
     try:
-        daemon = PrivateLibvirtd(tmp_path_factory.mktemp("libvirtd"))
+        daemon = PrivateLibvirtd(folder)
         daemon.start()
     except HypervisorUnavailable as error:
+        shutil.rmtree(folder)
         pytest.skip(str(error))
     try:
         yield daemon
     finally:
         daemon.close()
+        shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="session")

@@ -81,6 +81,11 @@ class _EventLoop:
 _event_loop = _EventLoop()
 
 
+def ensure_event_loop() -> None:
+    """Runs libvirt's event loop in a thread of this process, once. Before the first connection is opened."""
+    _event_loop.ensure()
+
+
 class Binding:
     """One connection. Thread-safe: libvirt's objects are, and calls run outside every lock of this class."""
 
@@ -110,7 +115,7 @@ class Binding:
 
     def start(self) -> None:
         """Opens the connection, or goes on trying in the background when that fails."""
-        _event_loop.ensure()
+        ensure_event_loop()
         try:
             self._open()
         except VirError as error:

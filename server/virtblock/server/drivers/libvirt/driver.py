@@ -221,7 +221,9 @@ class LibvirtDriver:
             is_bandwidth_bytes=bool(flags & BlockRebaseFlags.BANDWIDTH_BYTES),
             destination_path=base or "" if is_copy else "",
         )
-        return self._start(domain, disk, request, origin, lambda found: found.blockRebase(disk, base, bandwidth, flags))
+        return self._start(
+            domain, disk, request, origin, lambda found: found.blockRebase(disk, base, _as_c_long(bandwidth), flags)
+        )
 
     def domain_block_copy(
         self,
@@ -256,7 +258,9 @@ class LibvirtDriver:
             bandwidth=bandwidth,
             is_bandwidth_bytes=bool(flags & BlockPullFlags.BANDWIDTH_BYTES),
         )
-        return self._start(domain, disk, request, origin, lambda found: found.blockPull(disk, bandwidth, flags))
+        return self._start(
+            domain, disk, request, origin, lambda found: found.blockPull(disk, _as_c_long(bandwidth), flags)
+        )
 
     def domain_block_commit(
         self,
@@ -277,7 +281,11 @@ class LibvirtDriver:
             is_bandwidth_bytes=bool(flags & BlockCommitFlags.BANDWIDTH_BYTES),
         )
         return self._start(
-            domain, disk, request, origin, lambda found: found.blockCommit(disk, base, top, bandwidth, flags)
+            domain,
+            disk,
+            request,
+            origin,
+            lambda found: found.blockCommit(disk, base, top, _as_c_long(bandwidth), flags),
         )
 
     def domain_block_job_abort(self, domain: Domain, disk: str, flags: int) -> None:
@@ -291,7 +299,7 @@ class LibvirtDriver:
 
     def domain_block_job_set_speed(self, domain: Domain, disk: str, bandwidth: int, flags: int) -> None:
         """virDomainBlockJobSetSpeed."""
-        self._on(domain, lambda found: found.blockJobSetSpeed(disk, bandwidth, flags))
+        self._on(domain, lambda found: found.blockJobSetSpeed(disk, _as_c_long(bandwidth), flags))
         self._follower.note_speed(domain, disk, bandwidth, flags)
 
     def _ask(self, function: Callable[[Any], T]) -> T:
@@ -317,3 +325,8 @@ class LibvirtDriver:
             is_active=domain_id >= 0,
             state=found.state(0)[0],
         )
+
+
+def _as_c_long(value: int) -> int:
+    """libvirt-python reads C's unsigned long as a signed one, so the upper half goes in as the same bits."""
+    return value - (1 << 64) if value >= 1 << 63 else value
