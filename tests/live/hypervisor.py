@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -133,3 +134,11 @@ def disk_xml(path: Path, target: str = "vda", image_format: str = "qcow2") -> st
         f"<disk type='file' device='disk'><driver name='qemu' type='{image_format}'/>"
         f"<source file='{path}'/><target dev='{target}' bus='virtio'/></disk>"
     )
+
+
+def content(path: Path | str) -> bytes:
+    """What an image reads as, also while QEMU has it open. CalledProcessError for what is no image."""
+    with tempfile.NamedTemporaryFile(prefix="virtblock-content-") as flat:
+        command = ["qemu-img", "convert", "-U", "-O", "raw", str(path), flat.name]
+        subprocess.run(command, check=True, capture_output=True)
+        return Path(flat.name).read_bytes()
