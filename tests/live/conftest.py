@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import libvirt
 import pytest
 from live.guests import Guest, GuestMaker
 from live.hypervisor import HypervisorUnavailable, PrivateLibvirtd
@@ -47,11 +46,9 @@ def numbers() -> Iterator[int]:
 
 
 @pytest.fixture
-def make_guest(libvirtd: PrivateLibvirtd, numbers: Iterator[int]) -> Iterator[Callable[..., Guest]]:
+def make_guest(libvirtd: PrivateLibvirtd, numbers: Iterator[int]) -> Callable[..., Guest]:
     """Guests of this test."""
-    maker = GuestMaker(libvirtd, libvirt.open(libvirtd.uri), numbers)
-    yield maker.make
-    maker.close()
+    return GuestMaker(libvirtd, numbers).make
 
 
 @pytest.fixture

@@ -29,11 +29,10 @@ class Guest:
 
 
 class GuestMaker:
-    """Makes guests."""
+    """Makes guests. They stay until the daemon ends: destroying one takes libvirt more than a second."""
 
-    def __init__(self, libvirtd: PrivateLibvirtd, connection: libvirt.virConnect, numbers: Iterator[int]) -> None:
+    def __init__(self, libvirtd: PrivateLibvirtd, numbers: Iterator[int]) -> None:
         self._libvirtd = libvirtd
-        self._connection = connection
         self._numbers = numbers
 
     def make(self, *, depth: int = 1, is_persistent: bool = False, is_running: bool = True) -> Guest:
@@ -44,15 +43,12 @@ class GuestMaker:
             below = images[0] if images else None
             writes = TOP_WRITES if below else BASE_WRITES
             images.insert(0, self._libvirtd.make_image(f"{name}-{level}.qcow2", backing=below, write=writes))
+        connection = libvirt.open(self._libvirtd.uri)  # a new one: tests kill libvirtd
         xml = domain_xml(name, [disk_xml(images[0])])
         if is_persistent or not is_running:
-            domain = self._connection.defineXML(xml)
+            domain = connection.defineXML(xml)
             if is_running:
                 domain.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
         else:
-            domain = self._connection.createXML(xml, libvirt.VIR_DOMAIN_START_PAUSED)
+            domain = connection.createXML(xml, libvirt.VIR_DOMAIN_START_PAUSED)
         return Guest(name, domain, images)
-
-    def close(self) -> None:
-        """The guests stay until the daemon ends: destroying one takes libvirt more than a second."""
-        self._connection.close()
