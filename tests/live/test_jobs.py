@@ -96,3 +96,25 @@ def test_a_destroyed_domain_ends_its_jobs_in_our_view_only(stack: Stack, make_gu
     stack.wait_for(job_id, JobState.FAILED)
     assert stack.jobs.get(job_id).reason == "the domain was destroyed"
     assert [event[3] for event in stack.libvirt_events(guest.uuid)] == [3, 3]
+
+
+def test_a_persistent_domain_is_taken_through_the_whole_dance(stack: Stack, make_guest: MakeGuest) -> None:
+    guest = make_guest(is_persistent=True)
+    path = str(guest.images[0].parent / f"{guest.name}-copy.qcow2")
+    xml = f"<disk type='file'><driver type='qcow2'/><source file='{path}'/></disk>"
+    job = stack.blocks.block_copy(CALLER, selector(guest.uuid), "vda", xml, [], 0, pivot_persistent=True)
+    stack.wait_for(job.job_id, JobState.COMPLETED)
+    assert stack.jobs.get(job.job_id).reason == ""
+    for flags in (0, libvirt.VIR_DOMAIN_XML_INACTIVE):
+        assert f"<source file='{path}'" in guest.domain.XMLDesc(flags)
+
+
+def test_a_definition_that_names_another_source_is_told(stack: Stack, make_guest: MakeGuest) -> None:
+    guest = make_guest(is_persistent=True)
+    folder = guest.images[0].parent
+    xml = f"<disk type='file'><driver type='qcow2'/><source file='{folder}/{guest.name}-copy.qcow2'/></disk>"
+    other = guest.domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE).replace(str(guest.images[0]), f"{folder}/other.qcow2")
+    guest.domain.connect().defineXML(other)
+    job = stack.blocks.block_copy(CALLER, selector(guest.uuid), "vda", xml, [], 0, pivot_persistent=True)
+    stack.wait_for(job.job_id, JobState.COMPLETED)
+    assert "names another source" in stack.jobs.get(job.job_id).reason

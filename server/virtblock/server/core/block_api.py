@@ -18,7 +18,7 @@ from dataclasses import astuple, dataclass
 
 from virtblock.server.core.connections import Connections, require
 from virtblock.server.core.driver import Driver
-from virtblock.server.core.errors import ErrorDomain, ErrorNumber, argument_check, no_support, report
+from virtblock.server.core.errors import ErrorDomain, ErrorNumber, argument_check, report
 from virtblock.server.core.flags import BlockRebaseFlags
 from virtblock.server.core.jobs import JobRegistry, Origin
 from virtblock.server.core.lookup import DomainLookup, check_unsigned, given, refuse_read_only
@@ -109,7 +109,7 @@ class BlockApi:
         *,
         pivot_persistent: bool = False,
     ) -> BlockJob:
-        """virDomainBlockCopy. `pivot_persistent` is an extension that no driver offers yet: NO_SUPPORT."""
+        """virDomainBlockCopy. `pivot_persistent`: see `driver.domain_block_copy_and_pivot`."""
         function = "virDomainBlockCopy"
 
         def start(origin: Origin) -> str:
@@ -118,7 +118,8 @@ class BlockApi:
             _check_numbers(flags)
             require(driver, "domain_block_copy", function)
             if pivot_persistent:
-                raise no_support(f"{function} with pivot_persistent")
+                require(driver, "domain_block_copy_and_pivot", f"{function} with pivot_persistent")
+                return driver.domain_block_copy_and_pivot(domain, name, xml, parameters, flags, origin)
             return driver.domain_block_copy(domain, name, xml, parameters, flags, origin)
 
         values = [astuple(parameter) for parameter in parameters]

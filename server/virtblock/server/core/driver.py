@@ -91,6 +91,20 @@ class BlockJobOps(Protocol):
         flags: int,
         origin: JobOrigin,
     ) -> str: ...
+    def domain_block_copy_and_pivot(
+        self,
+        domain: Domain,
+        disk: str,
+        destination_xml: str,
+        parameters: Sequence[TypedParameter],
+        flags: int,
+        origin: JobOrigin,
+    ) -> str:
+        """A copy that pivots by itself when it is READY, of a persistent domain as well.
+
+        What is done by hand with libvirt: TRANSIENT_JOB, wait, pivot, look that both definitions name the new disk.
+        """
+
     def domain_block_pull(self, domain: Domain, disk: str, bandwidth: int, flags: int, origin: JobOrigin) -> str: ...
     def domain_block_commit(
         self,

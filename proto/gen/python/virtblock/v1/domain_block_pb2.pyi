@@ -234,8 +234,9 @@ class BlockCopyRequest(google.protobuf.message.Message):
     first one started, ended or not. Empty: every call is a new one.
     """
     pivot_persistent: builtins.bool
-    """Asks the server to do all that a persistent domain needs around a transient job. No driver offers it yet: true answers
-    NO_SUPPORT.
+    """Asks the server to do all that a persistent domain needs around a transient job: TRANSIENT_JOB is added to flags, the copy is
+    pivoted when it is READY, and both the live and the persistent definition are looked at; the job's reason says when the latter
+    names another source. Drivers without running domains answer NO_SUPPORT.
     """
     @property
     def domain(self) -> virtblock.v1.common_pb2.DomainSelector:

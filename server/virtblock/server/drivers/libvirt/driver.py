@@ -235,6 +235,32 @@ class LibvirtDriver:
         origin: JobOrigin,
     ) -> str:
         """virDomainBlockCopy."""
+        return self._copy(domain, disk, destination_xml, parameters, flags, origin, is_pivoting=False)
+
+    def domain_block_copy_and_pivot(
+        self,
+        domain: Domain,
+        disk: str,
+        destination_xml: str,
+        parameters: Sequence[TypedParameter],
+        flags: int,
+        origin: JobOrigin,
+    ) -> str:
+        """virDomainBlockCopy with TRANSIENT_JOB, and the pivot when it is READY."""
+        flags |= int(BlockCopyFlags.TRANSIENT_JOB)
+        return self._copy(domain, disk, destination_xml, parameters, flags, origin, is_pivoting=True)
+
+    def _copy(
+        self,
+        domain: Domain,
+        disk: str,
+        destination_xml: str,
+        parameters: Sequence[TypedParameter],
+        flags: int,
+        origin: JobOrigin,
+        *,
+        is_pivoting: bool,
+    ) -> str:
         checks.check_parameter_types(parameters)
         values = {parameter.name: parameter.value for parameter in parameters}
         path, image_format = destination_of(destination_xml)
@@ -245,6 +271,7 @@ class LibvirtDriver:
             is_bandwidth_bytes=True,
             destination_path=path,
             destination_format=image_format,
+            is_pivoting=is_pivoting,
         )
         return self._start(
             domain, disk, request, origin, lambda found: found.blockCopy(disk, destination_xml, values, flags)

@@ -46,6 +46,7 @@ END_WAIT_S = 5.0
 LIST_ACTIVE = 1  # VIR_CONNECT_LIST_DOMAINS_ACTIVE
 STATE_RUNNING, STATE_SHUTOFF = 1, 5
 EVENT_STOPPED, EVENT_CRASHED = 5, 8
+XML_INACTIVE = 2  # VIR_DOMAIN_XML_INACTIVE
 INFO_BYTES = 1  # VIR_DOMAIN_BLOCK_JOB_INFO_BANDWIDTH_BYTES
 
 STOPPED_REASONS = {
@@ -78,6 +79,7 @@ class JobRequest:
     is_bandwidth_bytes: bool
     destination_path: str = ""
     destination_format: str = ""
+    is_pivoting: bool = False  # by itself, when it is READY
 
     @property
     def bandwidth_bytes_per_s(self) -> int:
@@ -299,7 +301,7 @@ class Follower:
             is_domain_persistent=domain.is_persistent,
             is_domain_active=True,
             domain_state=domain.state,
-            details={"chain_paths": list(disk.chain_paths)},
+            details={"chain_paths": list(disk.chain_paths), "is_pivoting": request.is_pivoting},
         )
         job = self._jobs.begin(job, Origin(origin.principal, origin.request_id, origin.request_digest))
         return self._jobs.transition(job.job_id, JobState.RUNNING)
@@ -338,6 +340,8 @@ class Follower:
             return
         if not info:
             self._settle(job)
+        elif job.state is JobState.READY:
+            self._pivot_when_ready(job)
         elif disk.mirror is not None and disk.mirror.ready == "yes" and job.state in (JobState.NEW, JobState.RUNNING):
             self._transition(job, JobState.READY, BlockJobStatus.READY, _domain_of(job), job.source_path, "")
 
@@ -370,10 +374,40 @@ class Follower:
         progress = (
             {"progress": self._last_progress(job, state)} if state in (JobState.READY, JobState.COMPLETED) else {}
         )
+        if state is JobState.COMPLETED and job.details.get("is_pivoting"):
+            reason = self._definition_left_alone(job)
         self._samples.pop(job.job_id, None)
         self._step(
             job.job_id, state, status=status, domain=domain, event_path=path, error=error, reason=reason, **progress
         )
+        if state is JobState.READY:
+            self._pivot_when_ready(job)
+
+    def _pivot_when_ready(self, job: BlockJob) -> None:
+        """In a thread of its own: a pivot waits for the hypervisor, and events are to go on meanwhile."""
+        if job.details.get("is_pivoting"):
+            threading.Thread(target=self._pivot, args=(job,), name=f"pivot-{job.job_id}", daemon=True).start()
+
+    def _pivot(self, job: BlockJob) -> None:
+        flags = int(BlockJobAbortFlags.PIVOT)
+        try:
+            self.end(_domain_of(job), job.disk, flags, lambda found: found.blockJobAbort(job.disk, flags))
+        except VirError as error:
+            # The job stays READY: whoever started it sees why, and may pivot or abort it.
+            logger.warning("job %s cannot be pivoted: %s", job.job_id, error.message)
+
+    def _definition_left_alone(self, job: BlockJob) -> str:
+        """Why the persistent definition does not name the new disk; empty when it does, or there is none."""
+        try:
+            xml = self._binding.on_domain(job.domain_uuid, lambda found: found.XMLDesc(XML_INACTIVE))
+            if not self._binding.on_domain(job.domain_uuid, lambda found: found.isPersistent()):
+                return ""
+        except VirError as error:
+            return f"the persistent definition cannot be looked at: {error.message}"
+        disk = find_disk(xml, job.disk)
+        if disk is not None and disk.source_path == job.destination_path:
+            return ""
+        return "the persistent definition names another source for the disk and was left alone"
 
     def _step(self, job_id: str, state: JobState, **changes: Any) -> None:
         """A transition, unless the job is there or beyond already: its event, a poll and a call may all tell of it."""
