@@ -7,13 +7,16 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 C_WARNINGS := -std=gnu11 -O2 -D_GNU_SOURCE -Wall -Wextra -Wconversion -Wshadow -Werror
 
-.PHONY: demo test check bench lint sanitize fuzz fuzz-short proto setup setup-test help clean
+.PHONY: demo test live check bench lint sanitize fuzz fuzz-short proto setup setup-test help clean
 
 demo: setup ## Set up, start a daemon, copy, mirror, pivot and verify a real disk chain
 	@$(PY) server/packaging/demo.py
 
 test: lint sanitize fuzz-short ## Everything that CI runs: lint, the C core under sanitizers and short fuzzing, every test
-	@$(PY) -m pytest -n 2
+	@$(PY) -m pytest -n 2 -m "not oracle"
+
+live: setup-test ## Our server beside libvirt itself, call for call, and both daemons killed; about ten minutes
+	@$(PY) -m pytest -n 2 -m oracle
 
 check: setup-test ## The fast tests and the C core's own; under five minutes
 	@tests/engine/core/run.sh plain

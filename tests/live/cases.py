@@ -313,7 +313,7 @@ def domains() -> Iterator[Case]:
             ("state", 0), ("state", 1), ("is_active",), ("is_persistent",), ("xml", 0), ("xml", 2), ("xml", 1 << 31),
             ("block_info", "vda", 0), ("block_info", "vdb", 0), ("block_info", "hdc", 0), ("block_info", "", 0),
             ("stats", "vda"), ("stats", "vdb"), ("resize", "vda", 17 * 1024, 0), ("resize", "vdb", 1, 0),
-            ("resize", "vda", ULLONG_MAX, 0), ("resize", "vda", 0, 4), ("create", 0), ("undefine", 1 << 20),
+            ("resize", "vda", LLONG_MAX, 0), ("resize", "vda", 0, 4), ("create", 0), ("undefine", 1 << 20),
             ("define", "<domain/>", 0), ("define", "", 0), ("detach", NO_SUCH_DISK, 1), ("snapshot", "nonsense", 0),
             ("revert", "nope", 0), ("suspend",), ("destroy", 8),
         ):  # fmt: skip

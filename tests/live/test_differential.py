@@ -14,6 +14,8 @@ from live.daemon import LiveDaemon
 from live.hypervisor import PrivateLibvirtd
 from live.sides import LibvirtSide, ServerSide
 
+pytestmark = pytest.mark.oracle
+
 
 @dataclass(frozen=True)
 class Pair:

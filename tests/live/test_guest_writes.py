@@ -14,6 +14,8 @@ from live.writer import GuestWriter
 from virtblock.server.core.flags import BlockJobAbortFlags, BlockRebaseFlags
 from virtblock.server.core.model import JobState
 
+pytestmark = pytest.mark.oracle
+
 SIZE_BYTES = 16 << 20
 WRITES_BEFORE, WRITES_IN_READY = 300, 700
 COPY = int(BlockRebaseFlags.COPY)

@@ -21,6 +21,8 @@ from live.stack import until
 from virtblock.client import BlockJob, BlockJobFilter, BlockJobState, Client, ErrorNumber, VirError
 from virtblock.client.flags import BlockJobAbortFlags, BlockRebaseFlags
 
+pytestmark = pytest.mark.oracle
+
 RUN_COUNT = 30
 # How long a job lives here: from its start to its end some hundred milliseconds.
 DELAY_MAX_S = 0.6
@@ -146,7 +148,6 @@ def live_through(client: Client, guest: Guest, path: str, flags: int) -> bool:
     return True
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kill", [kill_ours, kill_theirs], ids=["our daemon", "libvirtd"])
 def test_records_and_events_survive_kills(
     libvirtd: PrivateLibvirtd,
