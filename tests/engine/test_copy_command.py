@@ -360,7 +360,8 @@ class Interruptible:
 
     def __init__(self, *arguments: str | Path) -> None:
         self.process = subprocess.Popen(
-            command_line("--bandwidth", "4", "--progress", *arguments),
+            # Whoever runs the tests may have been started with signals ignored, and that is inherited.
+            ["env", "--default-signal", *command_line("--bandwidth", "4", "--progress", *arguments)],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         assert self.process.stderr is not None

@@ -244,7 +244,7 @@ def test_always_needs_a_new_file(xfs: Path) -> None:
     source = noisy_raw(xfs / "disk.raw", DISK_BYTES, [(0, MIB)])
     existing = noisy_raw(xfs / "copy", DISK_BYTES, [(MIB, MIB)])
     before = existing.read_bytes()
-    with pytest.raises(EngineError, match="Only a new file can share extents") as caught:
+    with pytest.raises(EngineError, match="Only a new file") as caught:
         copy_image(source, "raw", existing, "raw", reuse=True, reflink="always")
     assert caught.value.kind == "unsupported"
     assert existing.read_bytes() == before
