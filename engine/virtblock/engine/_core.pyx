@@ -503,6 +503,8 @@ cdef class _Destination:
         self.spec.virtual_size_bytes = _within(size_bytes, "size_bytes", 0, _OFFSET_MAX)
         self.spec.cluster_size_bytes = _cluster_size(cluster_size_bytes)
         self.spec.extended_l2 = extended_l2
+        if extended_l2 and self.spec.cluster_size_bytes < _CLUSTER_EXTENDED_MIN_BYTES:
+            raise _invalid(f"A cluster size of {cluster_size_bytes} bytes is too small for extended L2 entries: they need 16 KiB")
         self.spec.preallocation = <vb_preallocation>_preallocation_number(preallocation)
         self.spec.durable = True
         if backing_path is not None:

@@ -31,7 +31,7 @@ class Stage:
     """An engine whose steps wait for the test. `opening` and `running` are where it is; `go_*` let it on."""
 
     def __init__(self, top: Any, *, hold_open: Any = False, hold_run: Any = True) -> None:
-        self.layer = SimpleNamespace(path=str(top), format="qcow2", is_block_device=False)
+        self.layer = SimpleNamespace(path=str(top), format="qcow2", is_block_device=False, data_file=None)
         self.opening, self.running = threading.Event(), threading.Event()
         self.go_open, self.go_run = threading.Event(), threading.Event()
         self.is_cancelled = False
@@ -50,7 +50,7 @@ class Stage:
     def open_chain(self, layers: Any, policy: Any, *, terminated: Any, lock: Any) -> Any:
         self.open_count += 1
         return SimpleNamespace(
-            layers=(self.layer,), size_bytes=4 * MIB, required_bytes=lambda *_: 0, close=self.close_one
+            layers=(self.layer,), size_bytes=4 * MIB, required_bytes=lambda *_, **_options: 0, close=self.close_one
         )
 
     def open_copy(self, chain: Any, path: Any, image_format: Any, policy: Any, **options: Any) -> Any:

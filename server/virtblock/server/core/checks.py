@@ -27,6 +27,8 @@ MIB_PER_S_MAX = LLONG_MAX >> 20
 GRANULARITY_BYTES_MIN = 512
 GRANULARITY_BYTES_MAX = 64 * MIB
 
+OWN_NAMESPACE = "urn:virtblock:1"  # of what libvirt's XML has no words for
+
 PARAMETER_BANDWIDTH = "bandwidth"
 PARAMETER_GRANULARITY = "granularity"
 PARAMETER_BUFFER_BYTES = "buf-size"

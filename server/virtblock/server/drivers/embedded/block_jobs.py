@@ -226,6 +226,7 @@ class BlockJobs:
             detail = f"failed to update capacity data for disk '{disk.target}': it has no source"
             raise report(ErrorNumber.INTERNAL_ERROR, detail)
         wanted = targets.choose_format(context, disk, wanted)
+        targets.require_fitting_options(disk, wanted)
         targets.require_shareable(disk, wanted)
         checks.check_copy_sizes(request.parameters)
         return self._spec(disk, wanted, request, is_shallow=is_shallow)
@@ -235,7 +236,8 @@ class BlockJobs:
         if is_shallow and wanted.is_reused:
             # With a chain in the XML the images may still come into being until the pivot; else they must be there now.
             found = () if wanted.format == "raw" else wanted.backing
-            shown = targets.find_reused_backing(self._context, wanted) if found is None else found
+            named = disks.data_files(disk)
+            shown = targets.find_reused_backing(self._context, wanted, named) if found is None else found
         given = wanted.backing or ()
         return CopySpec(
             layers=disks.layers_of(disk),
@@ -247,6 +249,8 @@ class BlockJobs:
             shown_backing=shown,
             given_backing=given,
             granule_bytes=_granule_bytes(request.parameters.granularity_bytes),
+            options=wanted.options,
+            data_files=tuple(disks.data_files(disk).items()),
         )
 
     def _begin(self, definition: Definition, disk: DiskDefinition, spec: CopySpec, request: CopyRequest) -> CopyJob:
@@ -284,10 +288,16 @@ class BlockJobs:
 
     def _check_space(self, spec: CopySpec, disk: DiskDefinition, chain: OpenChain) -> None:
         """Before anything is made or formatted. A reused file has its blocks, or fails while copying."""
-        if spec.is_reused:
-            return
+        if spec.is_reused or spec.options.compression != "none":
+            return  # how much compressed data takes shows while it is written
         try:
-            required_bytes = chain.required_bytes("raw" if spec.destination.format == "raw" else "qcow2", spec.mode)
+            required_bytes = chain.required_bytes(
+                "raw" if spec.destination.format == "raw" else "qcow2",
+                spec.mode,
+                spec.options.cluster_size_bytes,
+                extended_l2=spec.options.extended_l2,
+                preallocation=spec.options.preallocation,
+            )
             targets.require_space(self._context, disk, Destination(spec.destination_path), required_bytes)
         except EngineError as error:
             raise vir_error(error) from None

@@ -9,14 +9,15 @@ whoever also needs a job's own lock takes it after the domain's.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Literal, Protocol
 from weakref import WeakValueDictionary
 
 from virtblock import engine
-from virtblock.engine import ImageInfo, PathPolicy
+from virtblock.engine import ImageInfo, PathPolicy, Preallocation
 from virtblock.server.core.events import DomainEvents
 from virtblock.server.core.jobs import JobRegistry
 from virtblock.server.core.store import Store
@@ -30,7 +31,13 @@ class OpenChain(Protocol):
     @property
     def size_bytes(self) -> int: ...
     def required_bytes(
-        self, format: Literal["raw", "qcow2"], mode: Literal["full", "top"] = "full", cluster_size_bytes: int = 65536
+        self,
+        format: Literal["raw", "qcow2"],
+        mode: Literal["full", "top"] = "full",
+        cluster_size_bytes: int = 0,
+        *,
+        extended_l2: bool | None = None,
+        preallocation: Preallocation = "off",
     ) -> int: ...
     def close(self) -> None: ...
 
@@ -120,6 +127,18 @@ class Context:
     doors: EngineDoors = field(default_factory=EngineDoors)
     locks: DomainLocks = field(default_factory=DomainLocks)
 
-    def open_chain(self, layers: Sequence[tuple[str, str]], *, is_terminated: bool, lock: bool) -> OpenChain:
+    def policy_with(self, data_files: Mapping[str, str]) -> PathPolicy:
+        """The policy, under which also these data files (by their images) may be opened."""
+        return self.policy.with_data_files(data_files) if data_files else self.policy
+
+    def open_chain(
+        self,
+        layers: Sequence[tuple[str, str]],
+        *,
+        is_terminated: bool,
+        lock: bool,
+        data_files: Mapping[str, str] = MappingProxyType({}),
+    ) -> OpenChain:
         """Opens a chain under the policy; EngineError."""
-        return self.doors.open_chain(list(layers), self.policy, terminated=is_terminated, lock=lock)
+        policy = self.policy_with(data_files)
+        return self.doors.open_chain(list(layers), policy, terminated=is_terminated, lock=lock)

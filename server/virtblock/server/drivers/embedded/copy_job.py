@@ -42,7 +42,7 @@ class CopyJob(EngineJob):
 
         `before_copy` sees the open chain before the destination is touched, and may refuse.
         """
-        self._chain = self._open_locked(self.spec.layers, is_terminated=self.spec.is_terminated)
+        self._chain = self._open_source()
         self._complete_overlay_base(self._chain)
         if before_copy is not None:
             before_copy(self._chain)
@@ -59,6 +59,7 @@ class CopyJob(EngineJob):
                 backing_format=base[1] if base else None,
                 bandwidth_bytes_per_s=bandwidth_bytes_per_s,
                 granule_bytes=self.spec.granule_bytes,
+                **self.spec.options.for_engine(),
             )
         except EngineError as error:
             raise creating_error(error, self.target, self.spec.destination_path) from None
@@ -69,9 +70,13 @@ class CopyJob(EngineJob):
 
     def _open_guards(self) -> None:
         """Locks source and finished destination against writers."""
-        self._chain = self._open_locked(self.spec.layers, is_terminated=self.spec.is_terminated)
+        self._chain = self._open_source()
         destination = ((self.spec.destination_path, self.spec.destination.format),)
-        self._guard_chain = self._open_locked(destination, is_terminated=True)
+        self._guard_chain = self._open_locked(destination, is_terminated=True, data_files={})
+
+    def _open_source(self) -> OpenChain:
+        spec = self.spec
+        return self._open_locked(spec.layers, is_terminated=spec.is_terminated, data_files=dict(spec.data_files))
 
     def _require_pivotable(self) -> None:
         """The finished destination is still where it was put, and so is the chain of a reused one.
@@ -87,7 +92,7 @@ class CopyJob(EngineJob):
             detail = f"destination file for disk {self.target} was replaced by another: {path}"
             raise report(ErrorNumber.OPERATION_FAILED, detail)
         if self.spec.reuses_chain and self.spec.destination.format != "raw":
-            find_reused_backing(self.context, self._destination())
+            find_reused_backing(self.context, self._destination(), dict(self.spec.data_files))
 
     def _complete_overlay_base(self, chain: OpenChain) -> None:
         """A new overlay records the image right below the source, by its absolute path and with its format."""
@@ -97,7 +102,8 @@ class CopyJob(EngineJob):
 
     def _details(self) -> dict[str, Any]:
         assert self._chain is not None
-        paths = [layer.path for layer in self._chain.layers]
+        layers = self._chain.layers
+        paths = [layer.path for layer in layers] + [layer.data_file for layer in layers if layer.data_file]
         return {
             **self.spec.to_details(),
             "source_paths": paths,

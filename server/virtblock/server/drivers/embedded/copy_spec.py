@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from virtblock.server.core.model import BlockJob
+from virtblock.server.drivers.embedded.destination_options import NO_OPTIONS, DestinationOptions
 from virtblock.server.drivers.embedded.disk_xml import ImageSource
 
 CopyMode = Literal["full", "top"]
@@ -23,7 +24,7 @@ class CopySpec:
 
     `layers`: (path, format) from the top, as far as the definition names them. `overlay_base`: what a new overlay
     records. `shown_backing`: the images below the destination in `<mirror>`, None when they are not shown.
-    `given_backing`: those that the caller's XML named.
+    `given_backing`: those that the caller's XML named. `data_files`: (image, data file), of images on either side.
     """
 
     layers: tuple[tuple[str, str], ...]
@@ -35,6 +36,8 @@ class CopySpec:
     shown_backing: tuple[ImageSource, ...] | None = ()
     given_backing: tuple[ImageSource, ...] = ()
     granule_bytes: int = 0
+    options: DestinationOptions = NO_OPTIONS
+    data_files: tuple[tuple[str, str], ...] = ()
 
     @property
     def destination_path(self) -> str:
@@ -59,6 +62,8 @@ class CopySpec:
             "shown_backing": None if self.shown_backing is None else [image_to_json(i) for i in self.shown_backing],
             "given_backing": [image_to_json(image) for image in self.given_backing],
             "granule_bytes": self.granule_bytes,
+            "options": self.options.to_json(),
+            "data_files": [list(pair) for pair in self.data_files],
         }
 
 
@@ -77,14 +82,16 @@ def spec_of(job: BlockJob) -> CopySpec:
         shown_backing=None if shown is None else tuple(image_from_json(image) for image in shown),
         given_backing=tuple(image_from_json(image) for image in details["given_backing"]),
         granule_bytes=details["granule_bytes"],
+        options=DestinationOptions(**details.get("options", {})),
+        data_files=tuple((image, data_file) for image, data_file in details.get("data_files", ())),
     )
 
 
 def image_to_json(image: ImageSource) -> list[str | None]:
     """An image as JSON values."""
-    return [image.type, image.path, image.format]
+    return [image.type, image.path, image.format, image.data_file]
 
 
 def image_from_json(value: list[Any]) -> ImageSource:
     """What `image_to_json` once made of it."""
-    return ImageSource(value[0], value[1], value[2])
+    return ImageSource(*value)

@@ -11,16 +11,19 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from virtblock.engine import EngineError, inspect, probe
 from virtblock.server.core.errors import ErrorDomain, ErrorNumber, VirError, report, system_error
 from virtblock.server.drivers.embedded import xml_text
 from virtblock.server.drivers.embedded.context import Context
+from virtblock.server.drivers.embedded.destination_options import NO_OPTIONS, DestinationOptions, read_options
 from virtblock.server.drivers.embedded.disk_xml import (
     COPIED_FORMATS,
     DiskDefinition,
     ImageSource,
+    data_files_of,
     driver_format,
     has_source,
     read_backing,
@@ -43,6 +46,7 @@ class Destination:
     format: str | None = None
     backing: tuple[ImageSource, ...] | None = None
     is_reused: bool = False
+    options: DestinationOptions = NO_OPTIONS
 
     @property
     def source(self) -> ImageSource:
@@ -63,7 +67,13 @@ def parse_destination(xml: str, *, is_reused: bool) -> Destination:
     if source is None or source.path is None or source_type not in ("file", "block"):
         detail = f"block copy to a destination of type '{source_type}' is not supported"
         raise report(ErrorNumber.OPERATION_UNSUPPORTED, detail)
-    return Destination(source.path, source_type, image_format, backing or None, is_reused)
+    if source.data_file is not None:
+        raise report(ErrorNumber.OPERATION_UNSUPPORTED, "block copy to an image with a data store is not supported")
+    options = read_options(element)
+    if is_reused and options != NO_OPTIONS:
+        detail = "options of a new destination with VIR_DOMAIN_BLOCK_COPY_REUSE_EXT don't make sense"
+        raise report(ErrorNumber.INVALID_ARG, detail)
+    return Destination(source.path, source_type, image_format, backing or None, is_reused, options)
 
 
 def require_absolute(destination: Destination) -> None:
@@ -134,10 +144,24 @@ def choose_format(context: Context, disk: DiskDefinition, destination: Destinati
     image_format = destination.format
     if image_format is None:
         image_format = _probed(context, destination) if destination.is_reused else disk.source.format
+        if destination.options.compression != "none":
+            image_format = "qcow2"
     if image_format not in COPIED_FORMATS:
         detail = f"block copy into an image of format '{image_format}' is not supported"
         raise report(ErrorNumber.CONFIG_UNSUPPORTED, detail)
     return replace(destination, format=image_format)
+
+
+def require_fitting_options(disk: DiskDefinition, destination: Destination) -> None:
+    """What cannot be had together (67)."""
+    options = destination.options
+    detail = ""
+    if destination.format == "raw" and options.are_of_qcow2:
+        detail = f"destination options of disk '{disk.target}' need format 'qcow2', not 'raw'"
+    elif options.compression != "none" and (options.extended_l2 or options.preallocation != "off"):
+        detail = f"compressed destination of disk '{disk.target}' has no extended L2 entries and no preallocation"
+    if detail:
+        raise report(ErrorNumber.CONFIG_UNSUPPORTED, detail)
 
 
 def require_shareable(disk: DiskDefinition, destination: Destination) -> None:
@@ -147,12 +171,18 @@ def require_shareable(disk: DiskDefinition, destination: Destination) -> None:
         raise report(ErrorNumber.OPERATION_UNSUPPORTED, detail)
 
 
-def find_reused_backing(context: Context, destination: Destination) -> tuple[ImageSource, ...]:
-    """The images below a reused overlay, as its header and theirs name them; 38 when one is missing."""
+def find_reused_backing(
+    context: Context, destination: Destination, data_files: Mapping[str, str]
+) -> tuple[ImageSource, ...]:
+    """The images below a reused overlay, as its header and theirs name them; 38 when one is missing.
+
+    `data_files`: those of the source's images, which may be the same.
+    """
     layers = [(destination.path, destination.source.format)]
     layers += [(image.path or "", image.format) for image in destination.backing or ()]
     try:
-        chain = context.open_chain(layers, is_terminated=False, lock=False)
+        named = data_files_of(destination.backing or ())
+        chain = context.open_chain(layers, is_terminated=False, lock=False, data_files={**data_files, **named})
     except EngineError as error:
         raise opening_error(error, destination.path, context.policy) from None
     try:

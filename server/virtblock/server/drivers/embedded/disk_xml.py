@@ -9,6 +9,7 @@ is asked with `can_be_copied`, never assumed.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from lxml import etree
@@ -49,11 +50,15 @@ _TARGET = re.compile(r"(fd|hd|vd|sd|xvd|ubd)([a-z]+)([0-9]*)")
 
 @dataclass(frozen=True)
 class ImageSource:
-    """Where one image lies, as XML says it: source type, path (None: not a local file or device) and format."""
+    """Where one image lies, as XML says it: source type, path (None: not a local file or device) and format.
+
+    `data_file`: where a qcow2 image keeps its data, if not in itself.
+    """
 
     type: str
     path: str | None
     format: str
+    data_file: str | None = None
 
     @property
     def can_be_copied(self) -> bool:
@@ -146,7 +151,12 @@ def read_source(element: etree._Element, source_type: str) -> ImageSource | None
     image_format = driver_format(element) or "raw"
     if not has_source(element, source_type):
         return None
-    return ImageSource(source_type, _source_path(element, source_type), image_format)
+    return ImageSource(source_type, _source_path(element, source_type), image_format, _data_file(element, image_format))
+
+
+def data_files_of(images: Iterable[ImageSource]) -> dict[str, str]:
+    """The data files that are named for these images, by the images' paths."""
+    return {image.path: image.data_file for image in images if image.path is not None and image.data_file is not None}
 
 
 def read_backing(element: etree._Element) -> tuple[tuple[ImageSource, ...], bool]:
@@ -176,7 +186,27 @@ def _backing_image(store: etree._Element, source_type: str) -> ImageSource:
         raise _xml_error(f"unknown storage source format '{image_format}'")
     if store.find("source") is None:
         raise _xml_error("missing disk backing store source")
-    return ImageSource(source_type, _source_path(store, source_type), image_format)
+    return ImageSource(source_type, _source_path(store, source_type), image_format, _data_file(store, image_format))
+
+
+def _data_file(element: etree._Element, image_format: str) -> str | None:
+    """`<dataStore>` of an image's `<source>`: a raw file, for a qcow2 image only."""
+    store = element.find("source/dataStore")
+    if store is None:
+        return None
+    source_type = store.get("type")
+    if not source_type:
+        raise _xml_error("missing 'type' of the disk data store")
+    if source_type not in SOURCE_TYPES:
+        raise _xml_error(f"unknown storage source type '{source_type}'")
+    if image_format != "qcow2":
+        raise _unsupported("'<dataStore>' is only supported with 'qcow2' images")
+    format_element = store.find("format")
+    if format_element is None or format_element.get("type") != "raw":
+        raise _unsupported("'<dataStore>' is only supported with format 'raw'")
+    if source_type != "file" or not has_source(store, source_type):
+        raise _unsupported("'<dataStore>' is only supported with a local file")
+    return _source_path(store, source_type)
 
 
 def _source_path(element: etree._Element, source_type: str) -> str | None:
@@ -229,6 +259,10 @@ def _attribute(element: etree._Element, name: str, default: str, allowed: frozen
 
 def _no_source(target: str) -> VirError:
     return report(ErrorNumber.NO_SOURCE, target, domain=ErrorDomain.DOMAIN)
+
+
+def _unsupported(detail: str) -> VirError:
+    return report(ErrorNumber.CONFIG_UNSUPPORTED, detail, domain=ErrorDomain.DOMAIN)
 
 
 def _xml_error(detail: str) -> VirError:

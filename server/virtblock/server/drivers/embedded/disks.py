@@ -13,7 +13,7 @@ from virtblock.server.core.errors import ErrorNumber, VirError, report
 from virtblock.server.core.jobs import job_error
 from virtblock.server.core.model import BlockInfo, Disk, DiskImage
 from virtblock.server.drivers.embedded.context import Context
-from virtblock.server.drivers.embedded.disk_xml import COPIED_FORMATS, DiskDefinition, ImageSource
+from virtblock.server.drivers.embedded.disk_xml import COPIED_FORMATS, DiskDefinition, ImageSource, data_files_of
 from virtblock.server.drivers.embedded.domain_xml import Definition
 from virtblock.server.drivers.embedded.engine_errors import opening_error
 
@@ -64,6 +64,12 @@ def layers_of(disk: DiskDefinition) -> Layers:
     return tuple((image.path or "", image.format) for image in images)
 
 
+def data_files(disk: DiskDefinition) -> dict[str, str]:
+    """The data files that the definition names for the disk's images, by the images' paths."""
+    images = () if disk.source is None else (disk.source, *disk.backing)
+    return data_files_of(images)
+
+
 def has_backing(context: Context, disk: DiskDefinition) -> bool:
     """Whether an image lies below the top one.
 
@@ -85,7 +91,9 @@ def read_top(context: Context, source: ImageSource) -> ImageInfo:
 
 def read_chain(context: Context, disk: DiskDefinition) -> tuple[ImageInfo, ...]:
     """The images of a disk from the top, without locking them; EngineError."""
-    chain = context.open_chain(layers_of(disk), is_terminated=disk.is_terminated, lock=False)
+    chain = context.open_chain(
+        layers_of(disk), is_terminated=disk.is_terminated, lock=False, data_files=data_files(disk)
+    )
     try:
         return chain.layers
     finally:
@@ -95,7 +103,8 @@ def read_chain(context: Context, disk: DiskDefinition) -> tuple[ImageInfo, ...]:
 def backing_sources(layers: tuple[ImageInfo, ...]) -> tuple[ImageSource, ...]:
     """The images below the first as XML names them."""
     return tuple(
-        ImageSource("block" if layer.is_block_device else "file", layer.path, layer.format) for layer in layers[1:]
+        ImageSource("block" if layer.is_block_device else "file", layer.path, layer.format, layer.data_file)
+        for layer in layers[1:]
     )
 
 

@@ -142,6 +142,7 @@ def backing_element(images: Sequence[ImageSource], *, is_terminated: bool) -> et
     source = etree.SubElement(store, "source")
     if image.path is not None:
         source.set(SOURCE_ATTRIBUTES[image.type], image.path)
+    _add_data_store(source, image)
     below = backing_element(rest, is_terminated=is_terminated)
     if below is not None:
         store.append(below)
@@ -243,11 +244,21 @@ def _set_source(element: etree._Element, source: ImageSource) -> None:
     startup_policy = old.get("startupPolicy")
     if startup_policy is not None:
         new.set("startupPolicy", startup_policy)
+    _add_data_store(new, source)
     # A security label belongs to the disk and goes with it to the new image, as in virDomainBlockRebase.
     new.extend(old.findall("seclabel"))
     new.text = old.text if len(new) else None
     new.tail = old.tail
     element.replace(old, new)
+
+
+def _add_data_store(element: etree._Element, image: ImageSource) -> None:
+    """`<dataStore>` in the `<source>` of an image that has a data file."""
+    if image.data_file is None:
+        return
+    store = etree.SubElement(element, "dataStore", type="file")
+    etree.SubElement(store, "format", type="raw")
+    etree.SubElement(store, "source", file=image.data_file)
 
 
 def _set_backing(element: etree._Element, backing: Sequence[ImageSource], *, is_terminated: bool) -> None:

@@ -15,7 +15,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any
 
@@ -235,10 +235,12 @@ class EngineJob(ABC):
             self._let_go()
             raise report(ErrorNumber.OPERATION_ABORTED, "the server is stopping")
 
-    def _open_locked(self, layers: tuple[tuple[str, str], ...], *, is_terminated: bool) -> OpenChain:
+    def _open_locked(
+        self, layers: tuple[tuple[str, str], ...], *, is_terminated: bool, data_files: Mapping[str, str]
+    ) -> OpenChain:
         """A chain that nobody can write to; VirError."""
         try:
-            return self.context.open_chain(layers, is_terminated=is_terminated, lock=True)
+            return self.context.open_chain(layers, is_terminated=is_terminated, lock=True, data_files=data_files)
         except EngineError as error:
             raise opening_error(error, layers[0][0], self.context.policy) from None
 

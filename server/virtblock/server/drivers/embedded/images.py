@@ -15,7 +15,7 @@ from virtblock.server.drivers.embedded import guards, xml_text
 from virtblock.server.drivers.embedded.context import Context
 from virtblock.server.drivers.embedded.definitions import Definitions
 from virtblock.server.drivers.embedded.disk_xml import read_disk_loosely
-from virtblock.server.drivers.embedded.disks import require_readable
+from virtblock.server.drivers.embedded.disks import data_files, require_readable
 from virtblock.server.drivers.embedded.domain_xml import without_disk
 from virtblock.server.drivers.embedded.engine_errors import opening_error
 from virtblock.server.drivers.embedded.job_checks import domain_not_running
@@ -89,7 +89,8 @@ class DiskChanges:
             guards.require_idle_disk(self._context, domain.uuid, disk.target)
             path, image_format = disk.source.path or "", disk.source.format
             try:
-                resize_image(path, "raw" if image_format == "raw" else "qcow2", size_bytes, self._context.policy)
+                policy = self._context.policy_with(data_files(disk))
+                resize_image(path, "raw" if image_format == "raw" else "qcow2", size_bytes, policy)
             except EngineError as error:
                 raise opening_error(error, path, self._context.policy) from None
 

@@ -19,6 +19,7 @@ from virtblock.engine import EngineError, ImageInfo, inspect
 from virtblock.server.core.errors import ErrorNumber, VirError, report, system_error
 from virtblock.server.core.model import BlockJob, BlockJobStatus, BlockJobType, JobProgress
 from virtblock.server.drivers.embedded.context import Context, OpenMerge
+from virtblock.server.drivers.embedded.disk_xml import data_files_of
 from virtblock.server.drivers.embedded.engine_errors import opening_error
 from virtblock.server.drivers.embedded.engine_job import EngineJob, Wish
 from virtblock.server.drivers.embedded.file_identity import file_identity, is_same_file
@@ -49,7 +50,9 @@ class MergeJob(EngineJob):
     def open_images(self, bandwidth_bytes_per_s: int) -> None:
         """Opens and locks the whole chain: what is written for nobody else, the rest against writers. VirError."""
         if self.spec.is_idle:
-            self._chain = self._open_locked(self.spec.layers, is_terminated=True)
+            self._chain = self._open_locked(
+                self.spec.layers, is_terminated=True, data_files=data_files_of(self.spec.images)
+            )
             infos, self._length_bytes = self._chain.layers, self._chain.size_bytes
         else:
             self._work = merge = self._open_merge(bandwidth_bytes_per_s)
@@ -82,7 +85,7 @@ class MergeJob(EngineJob):
         try:
             return (doors.open_pull if spec.type is BlockJobType.PULL else doors.open_commit)(
                 spec.layers,
-                self.context.policy,
+                self.context.policy_with(data_files_of(spec.images)),
                 terminated=True,
                 backing_path=spec.reference,
                 bandwidth_bytes_per_s=bandwidth_bytes_per_s,
@@ -92,7 +95,8 @@ class MergeJob(EngineJob):
             raise opening_error(error, spec.layers[0][0], self.context.policy) from None
 
     def _open_guards(self) -> None:
-        self._guard_chain = self._open_locked(self.spec.layers, is_terminated=True)
+        data_files = data_files_of(self.spec.images)
+        self._guard_chain = self._open_locked(self.spec.layers, is_terminated=True, data_files=data_files)
 
     def _require_pivotable(self) -> None:
         """The base is still where it was; 38 when it is gone, 9 when another file took its place."""

@@ -146,7 +146,7 @@ def _require_unchanged_sources(job: BlockJob) -> None:
     files = zip(job.details["source_paths"], job.details["sources"], strict=True)
     for index, (path, identity) in enumerate(files):
         if identity is None or file_identity(path) != identity:
-            place = "the source" if index == 0 else f"backing image {index} of the source"
+            place = "the source" if index == 0 else f"image or data file {index} below the source"
             detail = f"{place} '{path}' was changed while the server was down"
             raise report(ErrorNumber.OPERATION_FAILED, detail)
 

@@ -117,12 +117,13 @@ def _refuse_others(flags: int) -> None:
 def _with_overlay(definition: Definition, overlay: Overlay) -> Definition:
     """The overlay in the disk.
 
-    A chain that the definition spelled out is kept below it: it may hold formats that no image records.
+    A chain that the definition spelled out is kept below it: it may hold formats that no image records. A data file
+    must be named for its image wherever that lies.
     """
     disk = overlay.disk
     assert disk.source is not None
     backing: tuple[ImageSource, ...] = ()
-    if disk.backing or disk.is_terminated:
+    if disk.backing or disk.is_terminated or disk.source.data_file is not None:
         backing = (disk.source, *disk.backing)
     return with_source(definition, disk.target, overlay.image, backing=backing, is_terminated=disk.is_terminated)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from lxml import etree
 
+from virtblock.server.core import checks
 from virtblock.server.core.model import Disk, DiskImage
 
 _PATH_ATTRIBUTES = ("file", "dev", "dir", "name", "path")
@@ -51,6 +52,15 @@ def find_disk(domain_xml: str, name: str) -> LiveDisk | None:
 def disks_of(domain_xml: str, capacity_of: Callable[[str], int]) -> list[Disk]:
     """The disks as the contract shows them. `capacity_of(target)` may fail: then the capacity is not known."""
     return [_disk(element, capacity_of) for element in _parse(domain_xml).iterfind("devices/disk")]
+
+
+def has_destination_options(disk_xml: str) -> bool:
+    """Whether BlockCopy's destination asks for what libvirt has no word for, and would ignore."""
+    try:
+        element = etree.fromstring(disk_xml.encode(), _PARSER)
+    except etree.XMLSyntaxError:
+        return False
+    return element.find(f"{{{checks.OWN_NAMESPACE}}}*") is not None
 
 
 def destination_of(disk_xml: str) -> tuple[str, str]:

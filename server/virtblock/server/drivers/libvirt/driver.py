@@ -13,6 +13,7 @@ from typing import Any, ClassVar, TypeVar
 
 from virtblock.server.core import checks
 from virtblock.server.core.driver import JobOrigin
+from virtblock.server.core.errors import ErrorNumber, report
 from virtblock.server.core.events import EventLog
 from virtblock.server.core.flags import (
     BlockCommitFlags,
@@ -32,7 +33,7 @@ from virtblock.server.core.model import (
 )
 from virtblock.server.core.store import Store
 from virtblock.server.drivers.libvirt.binding import Binding
-from virtblock.server.drivers.libvirt.disk_xml import destination_of, disks_of
+from virtblock.server.drivers.libvirt.disk_xml import destination_of, disks_of, has_destination_options
 from virtblock.server.drivers.libvirt.following import Follower, JobRequest
 
 T = TypeVar("T")
@@ -263,6 +264,9 @@ class LibvirtDriver:
     ) -> str:
         checks.check_parameter_types(parameters)
         values = {parameter.name: parameter.value for parameter in parameters}
+        if has_destination_options(destination_xml):
+            detail = "destination options are not supported where libvirt makes the copy"
+            raise report(ErrorNumber.OPERATION_UNSUPPORTED, detail)
         path, image_format = destination_of(destination_xml)
         request = JobRequest(
             type=BlockJobType.COPY,
