@@ -74,6 +74,8 @@ GIVEN: dict[str, Any] = {
     "cell_count": 14,
     "include_ended": True,
     "pivot_persistent": True,
+    "granularity_bytes": 4096,
+    "disabled": True,
     "request_id": "request-1",
     "resume_token": "token",
     "include_snapshot": True,

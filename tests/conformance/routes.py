@@ -8,6 +8,7 @@ or raise `Refused`. A case that passes on one route and not on the other has fou
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import shutil
 import subprocess
@@ -23,6 +24,7 @@ import grpc
 from google.rpc import status_pb2  # type: ignore[import-untyped]
 
 from virtblock.engine import PathPolicy
+from virtblock.server.core.bitmap_api import BitmapApi
 from virtblock.server.core.block_api import BlockApi
 from virtblock.server.core.block_job_api import BlockJobApi
 from virtblock.server.core.connect_api import ConnectApi
@@ -31,10 +33,11 @@ from virtblock.server.core.domain_api import DomainApi
 from virtblock.server.core.errors import VirError
 from virtblock.server.core.events import DomainEvents, EventLog
 from virtblock.server.core.jobs import JobFilter, JobRegistry
-from virtblock.server.core.model import Caller, DomainSelector, ParameterType, TypedParameter
+from virtblock.server.core.model import BlockBitmap, Caller, DomainSelector, ParameterType, TypedParameter
 from virtblock.server.core.store import Store
 from virtblock.server.drivers.embedded import EmbeddedDriver
 from virtblock.v1 import (
+    block_bitmap_pb2,
     block_job_service_pb2,
     block_job_service_pb2_grpc,
     common_pb2,
@@ -69,6 +72,17 @@ class JobInfo:
     bandwidth: int
     cur: int
     end: int
+
+
+@dataclass(frozen=True)
+class Bitmap:
+    """A persistent bitmap; `state` as in "usable", `dirty_bytes` -1 when it is not known."""
+
+    name: str
+    granularity_bytes: int
+    is_enabled: bool
+    state: str
+    dirty_bytes: int
 
 
 class Route(ABC):
@@ -125,6 +139,16 @@ class Route(ABC):
     def detach(self, name: str, xml: str) -> None: ...
     @abstractmethod
     def resize(self, name: str, disk: str, size: int, flags: int = 0) -> None: ...
+    @abstractmethod
+    def bitmaps(self, name: str, disk: str) -> list[Bitmap]: ...
+    @abstractmethod
+    def add_bitmap(
+        self, name: str, disk: str, bitmap: str, granularity_bytes: int = 0, *, disabled: bool = False
+    ) -> Bitmap: ...
+    @abstractmethod
+    def remove_bitmap(self, name: str, disk: str, bitmap: str) -> None: ...
+    @abstractmethod
+    def clear_bitmap(self, name: str, disk: str, bitmap: str) -> None: ...
     @abstractmethod
     def job(self, job_id: str) -> tuple[str, Refused | None]:
         """The job's state in lower case ("running", "ready" …) and, when it failed, why."""
@@ -186,6 +210,7 @@ class CoreRoute(Route):
         self._domain_api = DomainApi(connections)
         self._block_api = BlockApi(connections, jobs)
         self._job_api = BlockJobApi(connections, jobs, events)
+        self._bitmap_api = BitmapApi(connections)
         self._caller = Caller()
 
     def close(self) -> None:
@@ -254,6 +279,21 @@ class CoreRoute(Route):
 
     def resize(self, name: str, disk: str, size: int, flags: int = 0) -> None:
         self._do(self._domain_api.block_resize, DomainSelector(name=name), disk, size, flags)
+
+    def bitmaps(self, name: str, disk: str) -> list[Bitmap]:
+        return [_bitmap(found) for found in self._do(self._bitmap_api.list, DomainSelector(name=name), disk)]
+
+    def add_bitmap(
+        self, name: str, disk: str, bitmap: str, granularity_bytes: int = 0, *, disabled: bool = False
+    ) -> Bitmap:
+        add = functools.partial(self._bitmap_api.add, disabled=disabled)
+        return _bitmap(self._do(add, DomainSelector(name=name), disk, bitmap, granularity_bytes))
+
+    def remove_bitmap(self, name: str, disk: str, bitmap: str) -> None:
+        self._do(self._bitmap_api.remove, DomainSelector(name=name), disk, bitmap)
+
+    def clear_bitmap(self, name: str, disk: str, bitmap: str) -> None:
+        self._do(self._bitmap_api.clear, DomainSelector(name=name), disk, bitmap)
 
     def job(self, job_id: str) -> tuple[str, Refused | None]:
         job = self._do(self._job_api.get, job_id)
@@ -396,6 +436,26 @@ class GrpcRoute(Route):
         request = domain_block_pb2.BlockResizeRequest(domain=_selector(name), disk=disk, size=size, flags=flags)
         self._do(self._domain.BlockResize, request)
 
+    def bitmaps(self, name: str, disk: str) -> list[Bitmap]:
+        request = block_bitmap_pb2.ListBlockBitmapsRequest(domain=_selector(name), disk=disk)
+        return [_sent_bitmap(message) for message in self._do(self._jobs.ListBlockBitmaps, request).bitmaps]
+
+    def add_bitmap(
+        self, name: str, disk: str, bitmap: str, granularity_bytes: int = 0, *, disabled: bool = False
+    ) -> Bitmap:
+        request = block_bitmap_pb2.AddBlockBitmapRequest(
+            domain=_selector(name), disk=disk, name=bitmap, granularity_bytes=granularity_bytes, disabled=disabled
+        )
+        return _sent_bitmap(self._do(self._jobs.AddBlockBitmap, request).bitmap)
+
+    def remove_bitmap(self, name: str, disk: str, bitmap: str) -> None:
+        request = block_bitmap_pb2.RemoveBlockBitmapRequest(domain=_selector(name), disk=disk, name=bitmap)
+        self._do(self._jobs.RemoveBlockBitmap, request)
+
+    def clear_bitmap(self, name: str, disk: str, bitmap: str) -> None:
+        request = block_bitmap_pb2.ClearBlockBitmapRequest(domain=_selector(name), disk=disk, name=bitmap)
+        self._do(self._jobs.ClearBlockBitmap, request)
+
     def job(self, job_id: str) -> tuple[str, Refused | None]:
         job = self._do(self._jobs.GetBlockJob, block_job_service_pb2.GetBlockJobRequest(job_id=job_id)).job
         state = type(job).DESCRIPTOR.fields_by_name["state"].enum_type.values_by_number[job.state].name
@@ -407,6 +467,17 @@ class GrpcRoute(Route):
         request = block_job_service_pb2.ListBlockJobsRequest(page_size=1, include_ended=True)
         jobs = self._do(self._jobs.ListBlockJobs, request).jobs
         return str(jobs[0].job_id) if jobs else None
+
+
+def _bitmap(found: BlockBitmap) -> Bitmap:
+    dirty_bytes = -1 if found.dirty_bytes is None else found.dirty_bytes
+    return Bitmap(found.name, found.granularity_bytes, found.is_enabled, found.state, dirty_bytes)
+
+
+def _sent_bitmap(message: block_bitmap_pb2.BlockBitmap) -> Bitmap:
+    state = block_bitmap_pb2.BlockBitmapState.Name(message.state).removeprefix("BLOCK_BITMAP_STATE_")
+    plain_state = state.lower().replace("_", "-")
+    return Bitmap(message.name, message.granularity_bytes, message.enabled, plain_state, message.dirty_bytes)
 
 
 def _selector(name: str) -> common_pb2.DomainSelector:

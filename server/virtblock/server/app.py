@@ -31,6 +31,7 @@ from typing import Self, cast
 from virtblock.engine import EngineError, PathPolicy
 from virtblock.server.addresses import Address, TcpAddress, UnixAddress, parse_address
 from virtblock.server.config import Config, ConfigInvalid, check, hypervisor_of
+from virtblock.server.core.bitmap_api import BitmapApi
 from virtblock.server.core.block_api import BlockApi
 from virtblock.server.core.block_job_api import BlockJobApi
 from virtblock.server.core.connect_api import ConnectApi
@@ -214,6 +215,7 @@ class Daemon:
             domains=DomainApi(connections),
             blocks=BlockApi(connections, jobs),
             jobs=BlockJobApi(connections, jobs, events),
+            bitmaps=BitmapApi(connections),
             server_version=metadata.version("virtblock"),
         )
 

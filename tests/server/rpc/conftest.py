@@ -18,6 +18,7 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
 from grpc_status import rpc_status  # type: ignore[import-untyped]
 
+from virtblock.server.core.bitmap_api import BitmapApi
 from virtblock.server.core.block_api import BlockApi
 from virtblock.server.core.block_job_api import BlockJobApi
 from virtblock.server.core.connect_api import ConnectApi
@@ -154,6 +155,7 @@ async def stack(tmp_path: Path, driver: FakeDriver) -> AsyncIterator[Stack]:
         domains=DomainApi(connections),
         blocks=BlockApi(connections, jobs),
         jobs=BlockJobApi(connections, jobs, events),
+        bitmaps=BitmapApi(connections),
         server_version="0.0.test",
     )
     specs = [

@@ -41,6 +41,7 @@ READING = {
     "DomainEventRegisterAny", "GetXMLDesc", "GetState", "GetInfo", "IsActive", "IsPersistent", "GetBlockJobInfo",
     "GetBlockInfo", "BlockStats", "ListDisks", "GetBlockJob", "ListBlockJobs", "WaitBlockJob", "WatchBlockJobs",
     "WatchBlockMap",
+    "ListBlockBitmaps",
 }  # fmt: skip
 SERVICER_LINES_MAX = 12
 TIMEOUT_S = 10

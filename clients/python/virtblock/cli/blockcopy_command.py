@@ -41,7 +41,7 @@ _COPY_FLAGS = {
     "dest-is-zero": BlockCopyFlags.TARGET_ZEROED,
 }
 # What virDomainBlockRebase cannot say.
-_COPY_ONLY = ("xml", "transient-job", "synchronous-writes", "dest-is-zero", "print-xml")
+_COPY_ONLY = ("xml", "transient-job", "synchronous-writes", "dest-is-zero", "print-xml", "bitmap")
 _WAITING = ("wait", "timeout", "pivot", "finish")
 
 
@@ -57,6 +57,7 @@ class _Request:
     granularity: int
     buf_size: int
     timeout_s: float | None
+    bitmap: str | None
 
 
 def run_blockcopy(session: Session, invocation: Invocation) -> None:
@@ -90,7 +91,10 @@ def _read_request(invocation: Invocation) -> _Request:
     for name in ("verbose", "async"):
         if invocation.has(name) and not any(invocation.has(waiting) for waiting in _WAITING):
             raise CommandError(f"--{name} requires at least one of --timeout, --wait, --pivot, or --finish")
-    return _Request(path, dest, xml_file, image_format, bandwidth, granularity, buf_size, timeout_s)
+    bitmap = invocation.text("bitmap")
+    if bitmap is not None and not invocation.has("reuse-external"):
+        raise CommandError("--bitmap updates an earlier copy and needs --reuse-external")
+    return _Request(path, dest, xml_file, image_format, bandwidth, granularity, buf_size, timeout_s, bitmap)
 
 
 def _needs_block_copy(invocation: Invocation, request: _Request) -> bool:
@@ -127,5 +131,7 @@ def _block_copy(session: Session, domain: Domain, invocation: Invocation, reques
             raise CommandError(f"bandwidth must be less than {UINT64_MAX // MIB}")
         bandwidth *= MIB
     given = {"bandwidth": bandwidth, "granularity": request.granularity, "buf-size": request.buf_size}
-    params = {name: value for name, value in given.items() if value}
+    params: dict[str, int | str] = {name: value for name, value in given.items() if value}
+    if request.bitmap is not None:
+        params["virtblock.bitmap"] = request.bitmap
     return session.client.block_copy(domain, request.path, dest_xml, params, invocation.flags_of(_COPY_FLAGS))

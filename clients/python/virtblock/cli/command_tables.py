@@ -98,6 +98,12 @@ BLOCKCOPY = Command(
         ),
         Option("dest-is-zero", "the destination image is already zeroed; not all of it need be written"),
         Option("print-xml", "print the XML used to start the copy job instead of starting the job"),
+        Option(
+            "bitmap",
+            "with --reuse-external, update an earlier copy by what this persistent bitmap marks",
+            Kind.TEXT,
+            by_name_only=True,
+        ),
     ),
     "blockcopy_command:run_blockcopy",
 )
@@ -159,6 +165,42 @@ BLOCKJOB = Command(
         Option("bandwidth", "set the bandwidth limit in MiB/s", Kind.NUMBER),
     ),
     "block_commands:run_blockjob",
+)
+_DISK = Option("path", "fully-qualified path of disk", Kind.TEXT, required=True)
+_BITMAP_NAME = Option("bitmap", "name of the bitmap", Kind.TEXT, required=True)
+BITMAP_LIST = Command(
+    "bitmap-list",
+    "list persistent bitmaps of a disk",
+    "Returns list of the persistent bitmaps of a disk's active image.",
+    (_DOMAIN, _DISK, Option("name", "list bitmap names only")),
+    "bitmap_commands:run_bitmap_list",
+)
+BITMAP_ADD = Command(
+    "bitmap-add",
+    "add a persistent bitmap to a disk",
+    "Add a persistent bitmap, which records writes from now on, to the image of a shut-off domain's disk.",
+    (
+        _DOMAIN,
+        _DISK,
+        _BITMAP_NAME,
+        Option("granularity", "bytes that one bit stands for, as scaled integer (default 64 KiB)", Kind.NUMBER),
+        Option("disabled", "do not record writes in it"),
+    ),
+    "bitmap_commands:run_bitmap_add",
+)
+BITMAP_REMOVE = Command(
+    "bitmap-remove",
+    "remove a persistent bitmap from a disk",
+    "Remove a persistent bitmap from the image of a shut-off domain's disk.",
+    (_DOMAIN, _DISK, _BITMAP_NAME),
+    "bitmap_commands:run_bitmap_remove",
+)
+BITMAP_CLEAR = Command(
+    "bitmap-clear",
+    "clear a persistent bitmap of a disk",
+    "Let a persistent bitmap of a shut-off domain's disk mark nothing, once the copy that used it is safe.",
+    (_DOMAIN, _DISK, _BITMAP_NAME),
+    "bitmap_commands:run_bitmap_clear",
 )
 BLOCKRESIZE = Command(
     "blockresize",
@@ -281,6 +323,7 @@ GROUPS = (
     Group("Domain Monitoring", "monitor", (DOMBLKINFO, DOMBLKLIST, LIST)),
     Group("Domain Events", "events", (EVENT,)),
     Group("Snapshot", "snapshot", (SNAPSHOT_CREATE_AS,)),
+    Group("Bitmap", "bitmap", (BITMAP_ADD, BITMAP_CLEAR, BITMAP_LIST, BITMAP_REMOVE)),
     Group("virtblock itself", "virtblock", (HELP,)),
 )
 COMMANDS = {command.name: command for group in GROUPS for command in group.commands}

@@ -15,6 +15,7 @@ from virtblock.client.blocking import BlockJobWatcher, Stream
 from virtblock.client.calls.call import DEFAULT_TIMEOUT_S
 from virtblock.client.clients import AsyncClient, Client
 from virtblock.client.enums import (
+    BlockBitmapState,
     BlockJobState,
     BlockJobStatus,
     BlockJobType,
@@ -28,6 +29,7 @@ from virtblock.client.error_numbers import ErrorDomain, ErrorLevel, ErrorNumber
 from virtblock.client.errors import VirError
 from virtblock.client.model import (
     FINAL_STATES,
+    BlockBitmap,
     BlockInfo,
     BlockJob,
     BlockJobBookmark,
@@ -65,6 +67,8 @@ __all__ = [
     "AsyncBlockJobWatcher",
     "AsyncClient",
     "AsyncStream",
+    "BlockBitmap",
+    "BlockBitmapState",
     "BlockInfo",
     "BlockJob",
     "BlockJobBookmark",

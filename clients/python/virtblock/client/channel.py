@@ -50,7 +50,7 @@ REPEATABLE_RPCS: dict[str, tuple[str, ...]] = {
         "BlockStats",
         "ListDisks",
     ),
-    BLOCK_JOB_SERVICE: ("GetBlockJob", "ListBlockJobs", "WaitBlockJob"),
+    BLOCK_JOB_SERVICE: ("GetBlockJob", "ListBlockJobs", "ListBlockBitmaps", "WaitBlockJob"),
 }
 
 _RETRY_POLICY = {

@@ -13,6 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from virtblock.client import model
 from virtblock.client.enums import (
+    BlockBitmapState,
     BlockJobState,
     BlockJobStatus,
     BlockJobType,
@@ -23,6 +24,7 @@ from virtblock.client.enums import (
 )
 from virtblock.client.error_numbers import ErrorDomain, ErrorLevel, ErrorNumber
 from virtblock.v1 import (
+    block_bitmap_pb2,
     block_job_pb2,
     block_job_service_pb2,
     common_pb2,
@@ -225,6 +227,22 @@ def block_job_event(message: block_job_service_pb2.WatchBlockJobsResponse) -> mo
         progress=block_job_progress(event.progress) if kind == "progress" else None,
         bookmark=model.BlockJobBookmark(event.bookmark.snapshot_end) if kind == "bookmark" else None,
     )
+
+
+def block_bitmap(message: block_bitmap_pb2.BlockBitmap) -> model.BlockBitmap:
+    """A persistent bitmap."""
+    return model.BlockBitmap(
+        name=message.name,
+        granularity_bytes=message.granularity_bytes,
+        enabled=message.enabled,
+        state=BlockBitmapState(message.state),
+        dirty_bytes=message.dirty_bytes,
+    )
+
+
+def block_bitmaps(response: block_bitmap_pb2.ListBlockBitmapsResponse) -> tuple[model.BlockBitmap, ...]:
+    """All bitmaps of an image."""
+    return tuple(block_bitmap(message) for message in response.bitmaps)
 
 
 def block_map(message: block_job_service_pb2.WatchBlockMapResponse) -> model.BlockMap:

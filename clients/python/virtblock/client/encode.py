@@ -24,7 +24,7 @@ MS_PER_S = 1000
 
 _SELECTOR_KEYS = ("name", "uuid", "id")
 
-# The parameters that virDomainBlockCopy documents; libvirt knows them by these types alone.
+# The parameters that virDomainBlockCopy documents; libvirt knows them by these types alone. Ours go by their values.
 _KNOWN_TYPES = {
     "bandwidth": TypedParameterType.ULLONG,
     "granularity": TypedParameterType.UINT,

@@ -284,6 +284,21 @@ class DomainEventCrashedDetailType(OpenIntEnum):
     """The guest panicked and its crash kernel took over."""
 
 
+class BlockBitmapState(OpenIntEnum):
+    """Whether a bitmap can be relied on."""
+
+    UNSPECIFIED = 0
+    """Not said."""
+    USABLE = 1
+    """It marks all that was written since it was added or cleared."""
+    IN_USE = 2
+    """Whoever recorded in it did not close the image: it runs still, or died. After a death it can only be removed."""
+    INCONSISTENT = 3
+    """The image was changed by a program that does not know bitmaps. It can only be removed."""
+    WRONG_SIZE = 4
+    """It was made for a disk of another size. It can only be removed."""
+
+
 class BlockJobState(OpenIntEnum):
     """Where a job is in its life. NEW -> RUNNING -> READY -> PIVOTING -> COMPLETED is a mirror's happy path; a pull or
     an inactive commit goes from RUNNING to COMPLETED.

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from virtblock.client.enums import (
+    BlockBitmapState,
     BlockJobState,
     BlockJobStatus,
     BlockJobType,
@@ -390,6 +391,20 @@ class BlockMapRun:
 
     state: BlockMapCellState
     cell_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class BlockBitmap:
+    """One persistent bitmap of a disk's active image."""
+
+    name: str
+    granularity_bytes: int
+    """How many bytes of the disk one bit stands for."""
+    enabled: bool
+    """Whether those who open the image for writing record their writes in it."""
+    state: BlockBitmapState
+    dirty_bytes: int
+    """What it marks as written; -1: not known, because the bitmap is not USABLE."""
 
 
 @dataclass(frozen=True, slots=True)

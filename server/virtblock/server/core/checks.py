@@ -8,11 +8,11 @@ whose checks these are; the order in which a driver makes them is the driver's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from virtblock.server.core.errors import ErrorDomain, ErrorNumber, VirError, report
-from virtblock.server.core.flags import BlockJobAbortFlags
+from virtblock.server.core.flags import BlockCopyFlags, BlockJobAbortFlags
 from virtblock.server.core.model import (
     BlockJob,
     BlockJobType,
@@ -32,11 +32,14 @@ OWN_NAMESPACE = "urn:virtblock:1"  # of what libvirt's XML has no words for
 PARAMETER_BANDWIDTH = "bandwidth"
 PARAMETER_GRANULARITY = "granularity"
 PARAMETER_BUFFER_BYTES = "buf-size"
+PARAMETER_BITMAP = "virtblock.bitmap"
 COPY_PARAMETERS: dict[str, ParameterType] = {
     PARAMETER_BANDWIDTH: ParameterType.ULLONG,
     PARAMETER_GRANULARITY: ParameterType.UINT,
     PARAMETER_BUFFER_BYTES: ParameterType.ULLONG,
 }
+# What this server's engines take beside libvirt's own.
+NATIVE_COPY_PARAMETERS: dict[str, ParameterType] = {PARAMETER_BITMAP: ParameterType.STRING}
 
 # Jobs with a <mirror>, which libvirt tells apart by number from those without.
 _MIRROR_TYPES = frozenset({BlockJobType.COPY, BlockJobType.ACTIVE_COMMIT})
@@ -44,11 +47,15 @@ _MIRROR_TYPES = frozenset({BlockJobType.COPY, BlockJobType.ACTIVE_COMMIT})
 
 @dataclass(frozen=True)
 class CopyParameters:
-    """The typed parameters of BlockCopy; 0 means the default, for `bandwidth_bytes_per_s` no limit."""
+    """The typed parameters of BlockCopy; 0 means the default, for `bandwidth_bytes_per_s` no limit.
+
+    `bitmap`: the persistent bitmap of the source by which an earlier copy is brought up to date; None: a whole copy.
+    """
 
     bandwidth_bytes_per_s: int = 0
     granularity_bytes: int = 0
     buffer_bytes: int = 0
+    bitmap: str | None = None
 
 
 def bandwidth_bytes_per_s(bandwidth: int, *, is_bytes: bool) -> int:
@@ -85,26 +92,48 @@ def copy_parameters(parameters: Sequence[TypedParameter]) -> CopyParameters:
     By name: unknown ARGUMENT_UNSUPPORTED (74); twice, or of another type, INVALID_ARG (8, domain 0). A granularity
     that is no power of two: INVALID_ARG. Sizes that only the copy's start judges: `check_copy_sizes`.
     """
-    check_parameter_types(parameters)
-    values = {parameter.name: int(parameter.value) for parameter in parameters}
+    check_parameter_types(parameters, COPY_PARAMETERS | NATIVE_COPY_PARAMETERS)
+    given = {parameter.name: parameter.value for parameter in parameters}
+    bitmap = given.pop(PARAMETER_BITMAP, None)
+    values = {name: int(value) for name, value in given.items()}
     granularity_bytes = values.get(PARAMETER_GRANULARITY, 0)
     if granularity_bytes & (granularity_bytes - 1):
         raise report(ErrorNumber.INVALID_ARG, "granularity must be power of 2")
-    return CopyParameters(values.get(PARAMETER_BANDWIDTH, 0), granularity_bytes, values.get(PARAMETER_BUFFER_BYTES, 0))
+    return CopyParameters(
+        values.get(PARAMETER_BANDWIDTH, 0),
+        granularity_bytes,
+        values.get(PARAMETER_BUFFER_BYTES, 0),
+        None if bitmap is None else str(bitmap),
+    )
 
 
-def check_parameter_types(parameters: Sequence[TypedParameter]) -> None:
+def check_copy_bitmap(bitmap: str | None, flags: int) -> None:
+    """A bitmap brings an earlier copy up to date: 8 without REUSE_EXT, and for an empty name."""
+    if bitmap is None:
+        return
+    if not bitmap:
+        raise report(ErrorNumber.INVALID_ARG, f"parameter '{PARAMETER_BITMAP}' is empty")
+    if not flags & BlockCopyFlags.REUSE_EXT:
+        detail = (
+            f"parameter '{PARAMETER_BITMAP}' needs VIR_DOMAIN_BLOCK_COPY_REUSE_EXT: a bitmap brings an earlier copy up"
+            " to date"
+        )
+        raise report(ErrorNumber.INVALID_ARG, detail)
+
+
+def check_parameter_types(
+    parameters: Sequence[TypedParameter], known: Mapping[str, ParameterType] = COPY_PARAMETERS
+) -> None:
     """The part of `copy_parameters` that libvirt makes of names and types alone, before the driver's own checks."""
     previous = ""
     # libvirt sorts by name first: of two mistakes the one with the smaller name is told.
     for parameter in sorted(parameters, key=lambda parameter: parameter.name.encode()):
-        _check_parameter(parameter, is_repeated=parameter.name == previous)
+        _check_parameter(parameter, known.get(parameter.name), is_repeated=parameter.name == previous)
         previous = parameter.name
 
 
-def _check_parameter(parameter: TypedParameter, *, is_repeated: bool) -> None:
+def _check_parameter(parameter: TypedParameter, expected: ParameterType | None, *, is_repeated: bool) -> None:
     name = parameter.name
-    expected = COPY_PARAMETERS.get(name)
     if expected is None:
         raise report(ErrorNumber.ARGUMENT_UNSUPPORTED, f"parameter '{name}' not supported", domain=ErrorDomain.NONE)
     if is_repeated:

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, cast
 
-from virtblock.server.core.driver import BlockJobOps, ConnectOps, DomainOps, Driver
+from virtblock.server.core.driver import BitmapOps, BlockJobOps, ConnectOps, DomainOps, Driver
 from virtblock.server.core.errors import ErrorDomain, ErrorNumber, no_support, report
 
 # What a class inherits from these is a promise of the type checker's, not an offer.
-_PROTOCOLS = frozenset({ConnectOps, DomainOps, BlockJobOps, Driver, Protocol, object})
+_PROTOCOLS = frozenset({ConnectOps, DomainOps, BlockJobOps, BitmapOps, Driver, Protocol, object})
 
 
 class Connections:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from virtblock.server.core.model import (
+    BlockBitmap,
     BlockInfo,
     BlockJobInfo,
     Disk,
@@ -128,6 +129,17 @@ class BlockJobOps(Protocol):
         """
 
 
+class BitmapOps(Protocol):
+    """The persistent bitmaps of a disk's active image. libvirt has no such calls."""
+
+    def list_block_bitmaps(self, domain: Domain, disk: str) -> list[BlockBitmap]: ...
+    def add_block_bitmap(
+        self, domain: Domain, disk: str, name: str, granularity_bytes: int, is_enabled: bool
+    ) -> BlockBitmap: ...
+    def remove_block_bitmap(self, domain: Domain, disk: str, name: str) -> None: ...
+    def clear_block_bitmap(self, domain: Domain, disk: str, name: str) -> None: ...
+
+
 class JobOrigin(Protocol):
     """Who started a job and under which request id (see `jobs.Origin`)."""
 
@@ -139,7 +151,7 @@ class JobOrigin(Protocol):
     def request_digest(self) -> str: ...
 
 
-class Driver(ConnectOps, DomainOps, BlockJobOps, Protocol):
+class Driver(ConnectOps, DomainOps, BlockJobOps, BitmapOps, Protocol):
     """A whole driver. Real ones define any subset, and should not inherit from this.
 
     Beside the methods a driver's class has `flag_masks: dict[str, int]`: for each of its methods with flags, the bits

@@ -90,6 +90,20 @@ class Domain:
 
 
 @dataclass(frozen=True)
+class BlockBitmap:
+    """One persistent bitmap of an image.
+
+    `state`: usable, in-use, inconsistent or wrong-size. `dirty_bytes`: what it marks; None unless usable.
+    """
+
+    name: str
+    granularity_bytes: int
+    is_enabled: bool
+    state: str
+    dirty_bytes: int | None
+
+
+@dataclass(frozen=True)
 class DiskImage:
     """One image of a disk's chain, by path and format ("raw", "qcow2")."""
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""BlockJobService: jobs by id, waits and streams. Each method decodes, makes one call of the core, and encodes.
+"""BlockJobService: jobs by id, waits and streams, and the bitmaps of disks.
 
+Each method decodes, makes one call of the core, and encodes.
 Invariant: a token that is sent inside a snapshot is empty, because what follows it in the snapshot has no number of
 its own: a reader that was cut off there begins anew.
 """
@@ -12,6 +13,7 @@ from collections.abc import AsyncGenerator
 from virtblock.server.core.block_job_api import Bookmark
 from virtblock.server.rpc import convert
 from virtblock.server.rpc.servicing import Context, Servicing
+from virtblock.v1 import block_bitmap_pb2 as bitmaps
 from virtblock.v1 import block_job_service_pb2 as messages
 from virtblock.v1 import block_job_service_pb2_grpc
 
@@ -84,3 +86,38 @@ class BlockJobServicer(Servicing, block_job_service_pb2_grpc.BlockJobServiceServ
         )
         async for picture in self._until_stopped(pictures):
             yield convert.map_message(picture)
+
+    async def ListBlockBitmaps(
+        self, request: bitmaps.ListBlockBitmapsRequest, context: Context
+    ) -> bitmaps.ListBlockBitmapsResponse:
+        selector = convert.selector_of(request.domain)
+        found = await self._blocking(self._floor.bitmaps.list, self._caller(context), selector, request.disk)
+        return bitmaps.ListBlockBitmapsResponse(bitmaps=map(convert.bitmap_message, found))
+
+    async def AddBlockBitmap(
+        self, request: bitmaps.AddBlockBitmapRequest, context: Context
+    ) -> bitmaps.AddBlockBitmapResponse:
+        made = await self._blocking(
+            self._floor.bitmaps.add,
+            self._caller(context),
+            convert.selector_of(request.domain),
+            request.disk,
+            request.name,
+            request.granularity_bytes,
+            disabled=request.disabled,
+        )
+        return bitmaps.AddBlockBitmapResponse(bitmap=convert.bitmap_message(made))
+
+    async def RemoveBlockBitmap(
+        self, request: bitmaps.RemoveBlockBitmapRequest, context: Context
+    ) -> bitmaps.RemoveBlockBitmapResponse:
+        api, selector = self._floor.bitmaps, convert.selector_of(request.domain)
+        await self._blocking(api.remove, self._caller(context), selector, request.disk, request.name)
+        return bitmaps.RemoveBlockBitmapResponse()
+
+    async def ClearBlockBitmap(
+        self, request: bitmaps.ClearBlockBitmapRequest, context: Context
+    ) -> bitmaps.ClearBlockBitmapResponse:
+        api, selector = self._floor.bitmaps, convert.selector_of(request.domain)
+        await self._blocking(api.clear, self._caller(context), selector, request.disk, request.name)
+        return bitmaps.ClearBlockBitmapResponse()

@@ -74,6 +74,10 @@ DRIVER_METHOD_BY_RPC: dict[str, str | None] = {
     f"{_BLOCK_JOB}/ResumeBlockJob": "block_job_resume",
     f"{_BLOCK_JOB}/WatchBlockJobs": None,
     f"{_BLOCK_JOB}/WatchBlockMap": "block_job_map",
+    f"{_BLOCK_JOB}/ListBlockBitmaps": "list_block_bitmaps",
+    f"{_BLOCK_JOB}/AddBlockBitmap": "add_block_bitmap",
+    f"{_BLOCK_JOB}/RemoveBlockBitmap": "remove_block_bitmap",
+    f"{_BLOCK_JOB}/ClearBlockBitmap": "clear_block_bitmap",
 }
 # RPCs that call a driver's method with flags but take none themselves.
 _WITHOUT_FLAGS = {f"{_DOMAIN}/Shutdown", f"{_DOMAIN}/Save", f"{_DOMAIN}/DetachDevice"}

@@ -23,6 +23,7 @@ from virtblock.server.core.model import JobState, ParameterType
 from virtblock.server.rpc.status import vir_error
 from virtblock.server.rpc.text import wire_text
 from virtblock.v1 import (
+    block_bitmap_pb2,
     block_job_pb2,
     block_job_service_pb2,
     common_pb2,
@@ -38,6 +39,12 @@ DEFAULT_MAP_INTERVAL_MS = 1000
 _NANOSECONDS_PER_S = 1_000_000_000
 _RESUME_TOKEN = re.compile(r"e([0-9]{1,19})\Z")
 _STATE_PREFIX = "BLOCK_JOB_STATE_"
+_BITMAP_STATES = {
+    "usable": block_bitmap_pb2.BLOCK_BITMAP_STATE_USABLE,
+    "in-use": block_bitmap_pb2.BLOCK_BITMAP_STATE_IN_USE,
+    "inconsistent": block_bitmap_pb2.BLOCK_BITMAP_STATE_INCONSISTENT,
+    "wrong-size": block_bitmap_pb2.BLOCK_BITMAP_STATE_WRONG_SIZE,
+}
 _PARAMETER_FIELDS: dict[str, ParameterType] = {
     "int_value": ParameterType.INT,
     "uint_value": ParameterType.UINT,
@@ -143,6 +150,17 @@ def domain_message(domain: model.Domain) -> common_pb2.Domain:
         persistent=domain.is_persistent,
         active=domain.is_active,
         state=enums.DomainState.ValueType(domain.state),
+    )
+
+
+def bitmap_message(bitmap: model.BlockBitmap) -> block_bitmap_pb2.BlockBitmap:
+    """A persistent bitmap."""
+    return block_bitmap_pb2.BlockBitmap(
+        name=wire_text(bitmap.name),
+        granularity_bytes=bitmap.granularity_bytes,
+        enabled=bitmap.is_enabled,
+        state=_BITMAP_STATES[bitmap.state],
+        dirty_bytes=-1 if bitmap.dirty_bytes is None else bitmap.dirty_bytes,
     )
 
 

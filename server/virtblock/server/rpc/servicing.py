@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import grpc
 
+from virtblock.server.core.bitmap_api import BitmapApi
 from virtblock.server.core.block_api import BlockApi
 from virtblock.server.core.block_job_api import BlockJobApi
 from virtblock.server.core.connect_api import ConnectApi
@@ -36,6 +37,7 @@ class Floor:
     domains: DomainApi
     blocks: BlockApi
     jobs: BlockJobApi
+    bitmaps: BitmapApi
     server_version: str
     pools: WorkerPools = field(default_factory=WorkerPools)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)

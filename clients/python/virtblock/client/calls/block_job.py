@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The calls of `BlockJobService`. Jobs are named by id, which is unique over all connections."""
+"""The calls of `BlockJobService`. Jobs are named by id, unique over all connections; bitmaps by disk and name."""
 
 from __future__ import annotations
 
@@ -14,9 +14,19 @@ from virtblock.client.calls.call import (
     StreamCall,
     Watch,
     answer,
+    nothing,
 )
 from virtblock.client.enums import BlockJobState
-from virtblock.client.model import BlockJob, BlockJobFilter, BlockJobPage, BlockJobWait, BlockMap
+from virtblock.client.model import (
+    BlockBitmap,
+    BlockJob,
+    BlockJobFilter,
+    BlockJobPage,
+    BlockJobWait,
+    BlockMap,
+    DomainLike,
+)
+from virtblock.v1 import block_bitmap_pb2 as bitmap_pb
 from virtblock.v1 import block_job_service_pb2 as pb
 
 SERVICE = BLOCK_JOB_SERVICE
@@ -130,3 +140,52 @@ def watch_block_map(
     request = pb.WatchBlockMapRequest(job_id=job_id, cell_count=cell_count, interval_ms=encode.milliseconds(interval_s))
     parse = answer(pb.WatchBlockMapResponse, decode.block_map)
     return StreamCall(SERVICE, "WatchBlockMap", request, parse, timeout_s)
+
+
+def list_block_bitmaps(
+    default_uri: str, domain: DomainLike, disk: str, *, timeout_s: float | None = DEFAULT_TIMEOUT_S
+) -> Call[tuple[BlockBitmap, ...]]:
+    """Takes the disk's target or source path. Returns its bitmaps in the image's order."""
+    request = bitmap_pb.ListBlockBitmapsRequest(domain=encode.selector(default_uri, domain), disk=disk)
+    parse = answer(bitmap_pb.ListBlockBitmapsResponse, decode.block_bitmaps)
+    return Call(SERVICE, "ListBlockBitmaps", request, parse, timeout_s)
+
+
+def add_block_bitmap(
+    default_uri: str,
+    domain: DomainLike,
+    disk: str,
+    name: str,
+    *,
+    granularity_bytes: int = 0,
+    disabled: bool = False,
+    timeout_s: float | None = DEFAULT_TIMEOUT_S,
+) -> Call[BlockBitmap]:
+    """Takes the disk's target or source path, the new bitmap's name, and how many bytes one bit stands for: a power of
+    two from 512 to 2 GiB; 0: 64 KiB. `disabled`: writes are not recorded in it. Returns the bitmap.
+    """
+    request = bitmap_pb.AddBlockBitmapRequest(
+        domain=encode.selector(default_uri, domain),
+        disk=disk,
+        name=name,
+        granularity_bytes=granularity_bytes,
+        disabled=disabled,
+    )
+    parse = answer(bitmap_pb.AddBlockBitmapResponse, lambda r: decode.block_bitmap(r.bitmap))
+    return Call(SERVICE, "AddBlockBitmap", request, parse, timeout_s)
+
+
+def remove_block_bitmap(
+    default_uri: str, domain: DomainLike, disk: str, name: str, *, timeout_s: float | None = DEFAULT_TIMEOUT_S
+) -> Call[None]:
+    """Takes the disk's target or source path and the bitmap's name."""
+    request = bitmap_pb.RemoveBlockBitmapRequest(domain=encode.selector(default_uri, domain), disk=disk, name=name)
+    return Call(SERVICE, "RemoveBlockBitmap", request, nothing(bitmap_pb.RemoveBlockBitmapResponse), timeout_s)
+
+
+def clear_block_bitmap(
+    default_uri: str, domain: DomainLike, disk: str, name: str, *, timeout_s: float | None = DEFAULT_TIMEOUT_S
+) -> Call[None]:
+    """Takes the disk's target or source path and the bitmap's name."""
+    request = bitmap_pb.ClearBlockBitmapRequest(domain=encode.selector(default_uri, domain), disk=disk, name=name)
+    return Call(SERVICE, "ClearBlockBitmap", request, nothing(bitmap_pb.ClearBlockBitmapResponse), timeout_s)

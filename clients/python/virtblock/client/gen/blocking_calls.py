@@ -35,6 +35,7 @@ from virtblock.client.flags import (
     SnapshotRevertFlags,
 )
 from virtblock.client.model import (
+    BlockBitmap,
     BlockInfo,
     BlockJob,
     BlockJobFilter,
@@ -692,6 +693,9 @@ class DomainCalls(Caller):
           an image could not be used), mend what the message names.
         - INVALID_ARG -> ALREADY_EXISTS with the ErrorInfo reason REQUEST_ID_REUSED (other arguments than the first
           time), choose another request_id.
+        - NO_DOMAIN_CHECKPOINT -> NOT_FOUND (no bitmap of that name), see `list_block_bitmaps`;
+          CHECKPOINT_INCONSISTENT -> FAILED_PRECONDITION (the bitmap does not mark all that was written), make a
+          whole copy.
         - INTERNAL_ERROR, OPERATION_FAILED -> INTERNAL (the hypervisor refused), read the message.
 
         Takes the disk's target or source path, a `<disk>` element whose source and driver describe the destination, and
@@ -934,7 +938,10 @@ class DomainCalls(Caller):
 
 
 class BlockJobCalls(Caller):
-    """Looks at, waits for and follows block jobs. Jobs are started and ended by DomainService, with libvirt's calls."""
+    """Looks at, waits for and follows block jobs, which are started and ended by DomainService, with libvirt's calls;
+    and keeps the persistent bitmaps that tell `block_copy`, by its parameter "virtblock.bitmap", what was written
+    since an earlier copy.
+    """
 
     def get_block_job(self, job_id: str, *, timeout_s: float | None = DEFAULT_TIMEOUT_S) -> BlockJob:
         """Answers one job, running or ended. No libvirt call.
@@ -1068,4 +1075,80 @@ class BlockJobCalls(Caller):
             block_job_calls.watch_block_map(
                 self.connection_uri, job_id, cell_count=cell_count, interval_s=interval_s, timeout_s=timeout_s
             )
+        )
+
+    def list_block_bitmaps(
+        self, domain: DomainLike, disk: str, *, timeout_s: float | None = DEFAULT_TIMEOUT_S
+    ) -> tuple[BlockBitmap, ...]:
+        """Answers the persistent bitmaps of a disk's active image. Allowed on read-only connections. No libvirt call.
+        Errors: NO_DOMAIN -> NOT_FOUND, look the domain up again; INVALID_DOMAIN -> INVALID_ARGUMENT (the request
+        names none); INVALID_ARG -> INVALID_ARGUMENT (the domain has no such disk), list its disks;
+        CONFIG_UNSUPPORTED -> FAILED_PRECONDITION (the engine does not read the disk's format); INTERNAL_ERROR ->
+        INTERNAL (somebody has the image open for writing, or it is damaged), try again when it is closed;
+        BLOCK_COPY_ACTIVE, OPERATION_UNSUPPORTED -> FAILED_PRECONDITION (a job writes to the image), wait for its
+        end; NO_SUPPORT -> UNIMPLEMENTED (this connection offers no bitmaps).
+
+        Takes the disk's target or source path. Returns its bitmaps in the image's order.
+        """
+        return self._unary(block_job_calls.list_block_bitmaps(self.connection_uri, domain, disk, timeout_s=timeout_s))
+
+    def add_block_bitmap(
+        self,
+        domain: DomainLike,
+        disk: str,
+        name: str,
+        *,
+        granularity_bytes: int = 0,
+        disabled: bool = False,
+        timeout_s: float | None = DEFAULT_TIMEOUT_S,
+    ) -> BlockBitmap:
+        """Gives the image a new bitmap in which nothing is dirty; it is durable when the call answers. Bitmaps that an
+        INCONSISTENT image still lists are dropped. Of a shut-off domain only. No libvirt call.
+        Errors: as `list_block_bitmaps`; OPERATION_DENIED -> PERMISSION_DENIED (a read-only connection), use another
+        one; INVALID_ARG -> INVALID_ARGUMENT (name or granularity), correct the call; OPERATION_INVALID ->
+        FAILED_PRECONDITION (there is one of that name; or a strict server refuses shut-off disks), choose another
+        name; BLOCK_COPY_ACTIVE -> FAILED_PRECONDITION (the disk has a block job), wait for its end;
+        CONFIG_UNSUPPORTED -> FAILED_PRECONDITION (the image is raw, or qcow2 of version 2, or its header has no
+        room), convert it.
+
+        Takes the disk's target or source path, the new bitmap's name, and how many bytes one bit stands for: a power of
+        two from 512 to 2 GiB; 0: 64 KiB. `disabled`: writes are not recorded in it. Returns the bitmap.
+        """
+        return self._unary(
+            block_job_calls.add_block_bitmap(
+                self.connection_uri,
+                domain,
+                disk,
+                name,
+                granularity_bytes=granularity_bytes,
+                disabled=disabled,
+                timeout_s=timeout_s,
+            )
+        )
+
+    def remove_block_bitmap(
+        self, domain: DomainLike, disk: str, name: str, *, timeout_s: float | None = DEFAULT_TIMEOUT_S
+    ) -> None:
+        """Takes a bitmap from the image, whatever its state. Of a shut-off domain only. No libvirt call.
+        Errors: as `add_block_bitmap`, but for the name; NO_DOMAIN_CHECKPOINT -> NOT_FOUND (no bitmap of that name;
+        the message has those there are), list them.
+
+        Takes the disk's target or source path and the bitmap's name.
+        """
+        return self._unary(
+            block_job_calls.remove_block_bitmap(self.connection_uri, domain, disk, name, timeout_s=timeout_s)
+        )
+
+    def clear_block_bitmap(
+        self, domain: DomainLike, disk: str, name: str, *, timeout_s: float | None = DEFAULT_TIMEOUT_S
+    ) -> None:
+        """Makes a bitmap mark nothing: what comes next is copied from here on. Call it when the copy that used it is
+        safe, and before the domain runs again, or writes are missed. Of a shut-off domain only. No libvirt call.
+        Errors: as `remove_block_bitmap`; CHECKPOINT_INCONSISTENT -> FAILED_PRECONDITION (the bitmap is not USABLE),
+        remove it, add a new one, and make a full copy.
+
+        Takes the disk's target or source path and the bitmap's name.
+        """
+        return self._unary(
+            block_job_calls.clear_block_bitmap(self.connection_uri, domain, disk, name, timeout_s=timeout_s)
         )

@@ -13,10 +13,11 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from virtblock.v1 import block_bitmap_pb2 as virtblock_dot_v1_dot_block__bitmap__pb2
 from virtblock.v1 import block_job_pb2 as virtblock_dot_v1_dot_block__job__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$virtblock/v1/block_job_service.proto\x12\x0cvirtblock.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1cvirtblock/v1/block_job.proto\"x\n\x0e\x42lockJobFilter\x12\x16\n\x0e\x63onnection_uri\x18\x01 \x01(\t\x12\x13\n\x0b\x64omain_uuid\x18\x02 \x01(\t\x12\x0c\n\x04\x64isk\x18\x03 \x01(\t\x12+\n\x06states\x18\x04 \x03(\x0e\x32\x1b.virtblock.v1.BlockJobState\"\x82\x02\n\rBlockJobEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x14\n\x0cresume_token\x18\x02 \x01(\t\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12%\n\x03job\x18\x04 \x01(\x0b\x32\x16.virtblock.v1.BlockJobH\x00\x12\x32\n\x08progress\x18\x05 \x01(\x0b\x32\x1e.virtblock.v1.BlockJobProgressH\x00\x12\x32\n\x08\x62ookmark\x18\x06 \x01(\x0b\x32\x1e.virtblock.v1.BlockJobBookmarkH\x00\x42\t\n\x07payload\"\xa8\x01\n\x10\x42lockJobProgress\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0b\n\x03\x63ur\x18\x02 \x01(\x04\x12\x0b\n\x03\x65nd\x18\x03 \x01(\x04\x12\x14\n\x0c\x63opied_bytes\x18\x04 \x01(\x03\x12\x12\n\nzero_bytes\x18\x05 \x01(\x03\x12\x17\n\x0fremaining_bytes\x18\x06 \x01(\x03\x12\x18\n\x10rate_bytes_per_s\x18\x07 \x01(\x03\x12\r\n\x05\x65ta_s\x18\x08 \x01(\x03\"(\n\x10\x42lockJobBookmark\x12\x14\n\x0csnapshot_end\x18\x01 \x01(\x08\"\x9b\x01\n\x08\x42lockMap\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x12\n\ncell_bytes\x18\x03 \x01(\x03\x12\'\n\x04runs\x18\x04 \x03(\x0b\x32\x19.virtblock.v1.BlockMapRun\x12.\n\tjob_state\x18\x05 \x01(\x0e\x32\x1b.virtblock.v1.BlockJobState\"Q\n\x0b\x42lockMapRun\x12.\n\x05state\x18\x01 \x01(\x0e\x32\x1f.virtblock.v1.BlockMapCellState\x12\x12\n\ncell_count\x18\x02 \x01(\x03\"$\n\x12GetBlockJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\":\n\x13GetBlockJobResponse\x12#\n\x03job\x18\x01 \x01(\x0b\x32\x16.virtblock.v1.BlockJob\"\x82\x01\n\x14ListBlockJobsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12,\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x1c.virtblock.v1.BlockJobFilter\x12\x15\n\rinclude_ended\x18\x04 \x01(\x08\"V\n\x15ListBlockJobsResponse\x12$\n\x04jobs\x18\x01 \x03(\x0b\x32\x16.virtblock.v1.BlockJob\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"f\n\x13WaitBlockJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12+\n\x06states\x18\x02 \x03(\x0e\x32\x1b.virtblock.v1.BlockJobState\x12\x12\n\ntimeout_ms\x18\x03 \x01(\x03\"L\n\x14WaitBlockJobResponse\x12#\n\x03job\x18\x01 \x01(\x0b\x32\x16.virtblock.v1.BlockJob\x12\x0f\n\x07reached\x18\x02 \x01(\x08\"&\n\x14PauseBlockJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"<\n\x15PauseBlockJobResponse\x12#\n\x03job\x18\x01 \x01(\x0b\x32\x16.virtblock.v1.BlockJob\"\'\n\x15ResumeBlockJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"=\n\x16ResumeBlockJobResponse\x12#\n\x03job\x18\x01 \x01(\x0b\x32\x16.virtblock.v1.BlockJob\"\x93\x01\n\x15WatchBlockJobsRequest\x12\x14\n\x0cresume_token\x18\x01 \x01(\t\x12,\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x1c.virtblock.v1.BlockJobFilter\x12\x18\n\x10include_snapshot\x18\x03 \x01(\x08\x12\x1c\n\x14progress_interval_ms\x18\x04 \x01(\x05\"D\n\x16WatchBlockJobsResponse\x12*\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x1b.virtblock.v1.BlockJobEvent\"O\n\x14WatchBlockMapRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x12\n\ncell_count\x18\x02 \x01(\x05\x12\x13\n\x0binterval_ms\x18\x03 \x01(\x05\"<\n\x15WatchBlockMapResponse\x12#\n\x03map\x18\x01 \x01(\x0b\x32\x16.virtblock.v1.BlockMap*\xff\x01\n\x11\x42lockMapCellState\x12$\n BLOCK_MAP_CELL_STATE_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x42LOCK_MAP_CELL_STATE_TODO\x10\x01\x12 \n\x1c\x42LOCK_MAP_CELL_STATE_COPYING\x10\x02\x12\x1d\n\x19\x42LOCK_MAP_CELL_STATE_DONE\x10\x03\x12\x1d\n\x19\x42LOCK_MAP_CELL_STATE_ZERO\x10\x04\x12$\n BLOCK_MAP_CELL_STATE_DIRTY_AGAIN\x10\x05\x12\x1f\n\x1b\x42LOCK_MAP_CELL_STATE_FAILED\x10\x06\x32\x88\x05\n\x0f\x42lockJobService\x12R\n\x0bGetBlockJob\x12 .virtblock.v1.GetBlockJobRequest\x1a!.virtblock.v1.GetBlockJobResponse\x12X\n\rListBlockJobs\x12\".virtblock.v1.ListBlockJobsRequest\x1a#.virtblock.v1.ListBlockJobsResponse\x12U\n\x0cWaitBlockJob\x12!.virtblock.v1.WaitBlockJobRequest\x1a\".virtblock.v1.WaitBlockJobResponse\x12X\n\rPauseBlockJob\x12\".virtblock.v1.PauseBlockJobRequest\x1a#.virtblock.v1.PauseBlockJobResponse\x12[\n\x0eResumeBlockJob\x12#.virtblock.v1.ResumeBlockJobRequest\x1a$.virtblock.v1.ResumeBlockJobResponse\x12]\n\x0eWatchBlockJobs\x12#.virtblock.v1.WatchBlockJobsRequest\x1a$.virtblock.v1.WatchBlockJobsResponse0\x01\x12Z\n\rWatchBlockMap\x12\".virtblock.v1.WatchBlockMapRequest\x1a#.virtblock.v1.WatchBlockMapResponse0\x01\x42W\n\x10org.virtblock.v1P\x01ZAgithub.com/virtblock/virtblock/clients/go/virtblockv1;virtblockv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$virtblock/v1/block_job_service.proto\x12\x0cvirtblock.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fvirtblock/v1/block_bitmap.proto\x1a\x1cvirtblock/v1/block_job.proto\"x\n\x0e\x42lockJobFilter\x12\x16\n\x0e\x63onnection_uri\x18\x01 \x01(\t\x12\x13\n\x0b\x64omain_uuid\x18\x02 \x01(\t\x12\x0c\n\x04\x64isk\x18\x03 \x01(\t\x12+\n\x06states\x18\x04 \x03(\x0e\x32\x1b.virtblock.v1.BlockJobState\"\x82\x02\n\rBlockJobEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x14\n\x0cresume_token\x18\x02 \x01(\t\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12%\n\x03job\x18\x04 \x01(\x0b\x32\x16.virtblock.v1.BlockJobH\x00\x12\x32\n\x08progress\x18\x05 \x01(\x0b\x32\x1e.virtblock.v1.BlockJobProgressH\x00\x12\x32\n\x08\x62ookmark\x18\x06 \x01(\x0b\x32\x1e.virtblock.v1.BlockJobBookmarkH\x00\x42\t\n\x07payload\"\xa8\x01\n\x10\x42lockJobProgress\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0b\n\x03\x63ur\x18\x02 \x01(\x04\x12\x0b\n\x03\x65nd\x18\x03 \x01(\x04\x12\x14\n\x0c\x63opied_bytes\x18\x04 \x01(\x03\x12\x12\n\nzero_bytes\x18\x05 \x01(\x03\x12\x17\n\x0fremaining_bytes\x18\x06 \x01(\x03\x12\x18\n\x10rate_bytes_per_s\x18\x07 \x01(\x03\x12\r\n\x05\x65ta_s\x18\x08 \x01(\x03\"(\n\x10\x42lockJobBookmark\x12\x14\n\x0csnapshot_end\x18\x01 \x01(\x08\"\x9b\x01\n\x08\x42lockMap\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x12\n\ncell_bytes\x18\x03 \x01(\x03\x12\'\n\x04runs\x18\x04 \x03(\x0b\x32\x19.virtblock.v1.BlockMapRun\x12.\n\tjob_state\x18\x05 \x01(\x0e\x32\x1b.virtblock.v1.BlockJobState\"Q\n\x0b\x42lockMapRun\x12.\n\x05state\x18\x01 \x01(\x0e\x32\x1f.virtblock.v1.BlockMapCellState\x12\x12\n\ncell_count\x18\x02 \x01(\x03\"$\n\x12GetBlockJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\":\n\x13GetBlockJobResponse\x12#\n\x03job\x18\x01 \x01(\x0b\x32\x16.virtblock.v1.BlockJob\"\x82\x01\n\x14ListBlockJobsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12,\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x1c.virtblock.v1.BlockJobFilter\x12\x15\n\rinclude_ended\x18\x04 \x01(\x08\"V\n\x15ListBlockJobsResponse\x12$\n\x04jobs\x18\x01 \x03(\x0b\x32\x16.virtblock.v1.BlockJob\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"f\n\x13WaitBlockJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12+\n\x06states\x18\x02 \x03(\x0e\x32\x1b.virtblock.v1.BlockJobState\x12\x12\n\ntimeout_ms\x18\x03 \x01(\x03\"L\n\x14WaitBlockJobResponse\x12#\n\x03job\x18\x01 \x01(\x0b\x32\x16.virtblock.v1.BlockJob\x12\x0f\n\x07reached\x18\x02 \x01(\x08\"&\n\x14PauseBlockJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"<\n\x15PauseBlockJobResponse\x12#\n\x03job\x18\x01 \x01(\x0b\x32\x16.virtblock.v1.BlockJob\"\'\n\x15ResumeBlockJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"=\n\x16ResumeBlockJobResponse\x12#\n\x03job\x18\x01 \x01(\x0b\x32\x16.virtblock.v1.BlockJob\"\x93\x01\n\x15WatchBlockJobsRequest\x12\x14\n\x0cresume_token\x18\x01 \x01(\t\x12,\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x1c.virtblock.v1.BlockJobFilter\x12\x18\n\x10include_snapshot\x18\x03 \x01(\x08\x12\x1c\n\x14progress_interval_ms\x18\x04 \x01(\x05\"D\n\x16WatchBlockJobsResponse\x12*\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x1b.virtblock.v1.BlockJobEvent\"O\n\x14WatchBlockMapRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x12\n\ncell_count\x18\x02 \x01(\x05\x12\x13\n\x0binterval_ms\x18\x03 \x01(\x05\"<\n\x15WatchBlockMapResponse\x12#\n\x03map\x18\x01 \x01(\x0b\x32\x16.virtblock.v1.BlockMap*\xff\x01\n\x11\x42lockMapCellState\x12$\n BLOCK_MAP_CELL_STATE_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x42LOCK_MAP_CELL_STATE_TODO\x10\x01\x12 \n\x1c\x42LOCK_MAP_CELL_STATE_COPYING\x10\x02\x12\x1d\n\x19\x42LOCK_MAP_CELL_STATE_DONE\x10\x03\x12\x1d\n\x19\x42LOCK_MAP_CELL_STATE_ZERO\x10\x04\x12$\n BLOCK_MAP_CELL_STATE_DIRTY_AGAIN\x10\x05\x12\x1f\n\x1b\x42LOCK_MAP_CELL_STATE_FAILED\x10\x06\x32\x91\x08\n\x0f\x42lockJobService\x12R\n\x0bGetBlockJob\x12 .virtblock.v1.GetBlockJobRequest\x1a!.virtblock.v1.GetBlockJobResponse\x12X\n\rListBlockJobs\x12\".virtblock.v1.ListBlockJobsRequest\x1a#.virtblock.v1.ListBlockJobsResponse\x12U\n\x0cWaitBlockJob\x12!.virtblock.v1.WaitBlockJobRequest\x1a\".virtblock.v1.WaitBlockJobResponse\x12X\n\rPauseBlockJob\x12\".virtblock.v1.PauseBlockJobRequest\x1a#.virtblock.v1.PauseBlockJobResponse\x12[\n\x0eResumeBlockJob\x12#.virtblock.v1.ResumeBlockJobRequest\x1a$.virtblock.v1.ResumeBlockJobResponse\x12]\n\x0eWatchBlockJobs\x12#.virtblock.v1.WatchBlockJobsRequest\x1a$.virtblock.v1.WatchBlockJobsResponse0\x01\x12Z\n\rWatchBlockMap\x12\".virtblock.v1.WatchBlockMapRequest\x1a#.virtblock.v1.WatchBlockMapResponse0\x01\x12\x61\n\x10ListBlockBitmaps\x12%.virtblock.v1.ListBlockBitmapsRequest\x1a&.virtblock.v1.ListBlockBitmapsResponse\x12[\n\x0e\x41\x64\x64\x42lockBitmap\x12#.virtblock.v1.AddBlockBitmapRequest\x1a$.virtblock.v1.AddBlockBitmapResponse\x12\x64\n\x11RemoveBlockBitmap\x12&.virtblock.v1.RemoveBlockBitmapRequest\x1a\'.virtblock.v1.RemoveBlockBitmapResponse\x12\x61\n\x10\x43learBlockBitmap\x12%.virtblock.v1.ClearBlockBitmapRequest\x1a&.virtblock.v1.ClearBlockBitmapResponseBW\n\x10org.virtblock.v1P\x01ZAgithub.com/virtblock/virtblock/clients/go/virtblockv1;virtblockv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -24,48 +25,48 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'virtblock.v1.block_job_serv
 if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['DESCRIPTOR']._options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\020org.virtblock.v1P\001ZAgithub.com/virtblock/virtblock/clients/go/virtblockv1;virtblockv1'
-  _globals['_BLOCKMAPCELLSTATE']._serialized_start=2025
-  _globals['_BLOCKMAPCELLSTATE']._serialized_end=2280
-  _globals['_BLOCKJOBFILTER']._serialized_start=117
-  _globals['_BLOCKJOBFILTER']._serialized_end=237
-  _globals['_BLOCKJOBEVENT']._serialized_start=240
-  _globals['_BLOCKJOBEVENT']._serialized_end=498
-  _globals['_BLOCKJOBPROGRESS']._serialized_start=501
-  _globals['_BLOCKJOBPROGRESS']._serialized_end=669
-  _globals['_BLOCKJOBBOOKMARK']._serialized_start=671
-  _globals['_BLOCKJOBBOOKMARK']._serialized_end=711
-  _globals['_BLOCKMAP']._serialized_start=714
-  _globals['_BLOCKMAP']._serialized_end=869
-  _globals['_BLOCKMAPRUN']._serialized_start=871
-  _globals['_BLOCKMAPRUN']._serialized_end=952
-  _globals['_GETBLOCKJOBREQUEST']._serialized_start=954
-  _globals['_GETBLOCKJOBREQUEST']._serialized_end=990
-  _globals['_GETBLOCKJOBRESPONSE']._serialized_start=992
-  _globals['_GETBLOCKJOBRESPONSE']._serialized_end=1050
-  _globals['_LISTBLOCKJOBSREQUEST']._serialized_start=1053
-  _globals['_LISTBLOCKJOBSREQUEST']._serialized_end=1183
-  _globals['_LISTBLOCKJOBSRESPONSE']._serialized_start=1185
-  _globals['_LISTBLOCKJOBSRESPONSE']._serialized_end=1271
-  _globals['_WAITBLOCKJOBREQUEST']._serialized_start=1273
-  _globals['_WAITBLOCKJOBREQUEST']._serialized_end=1375
-  _globals['_WAITBLOCKJOBRESPONSE']._serialized_start=1377
-  _globals['_WAITBLOCKJOBRESPONSE']._serialized_end=1453
-  _globals['_PAUSEBLOCKJOBREQUEST']._serialized_start=1455
-  _globals['_PAUSEBLOCKJOBREQUEST']._serialized_end=1493
-  _globals['_PAUSEBLOCKJOBRESPONSE']._serialized_start=1495
-  _globals['_PAUSEBLOCKJOBRESPONSE']._serialized_end=1555
-  _globals['_RESUMEBLOCKJOBREQUEST']._serialized_start=1557
-  _globals['_RESUMEBLOCKJOBREQUEST']._serialized_end=1596
-  _globals['_RESUMEBLOCKJOBRESPONSE']._serialized_start=1598
-  _globals['_RESUMEBLOCKJOBRESPONSE']._serialized_end=1659
-  _globals['_WATCHBLOCKJOBSREQUEST']._serialized_start=1662
-  _globals['_WATCHBLOCKJOBSREQUEST']._serialized_end=1809
-  _globals['_WATCHBLOCKJOBSRESPONSE']._serialized_start=1811
-  _globals['_WATCHBLOCKJOBSRESPONSE']._serialized_end=1879
-  _globals['_WATCHBLOCKMAPREQUEST']._serialized_start=1881
-  _globals['_WATCHBLOCKMAPREQUEST']._serialized_end=1960
-  _globals['_WATCHBLOCKMAPRESPONSE']._serialized_start=1962
-  _globals['_WATCHBLOCKMAPRESPONSE']._serialized_end=2022
-  _globals['_BLOCKJOBSERVICE']._serialized_start=2283
-  _globals['_BLOCKJOBSERVICE']._serialized_end=2931
+  _globals['_BLOCKMAPCELLSTATE']._serialized_start=2058
+  _globals['_BLOCKMAPCELLSTATE']._serialized_end=2313
+  _globals['_BLOCKJOBFILTER']._serialized_start=150
+  _globals['_BLOCKJOBFILTER']._serialized_end=270
+  _globals['_BLOCKJOBEVENT']._serialized_start=273
+  _globals['_BLOCKJOBEVENT']._serialized_end=531
+  _globals['_BLOCKJOBPROGRESS']._serialized_start=534
+  _globals['_BLOCKJOBPROGRESS']._serialized_end=702
+  _globals['_BLOCKJOBBOOKMARK']._serialized_start=704
+  _globals['_BLOCKJOBBOOKMARK']._serialized_end=744
+  _globals['_BLOCKMAP']._serialized_start=747
+  _globals['_BLOCKMAP']._serialized_end=902
+  _globals['_BLOCKMAPRUN']._serialized_start=904
+  _globals['_BLOCKMAPRUN']._serialized_end=985
+  _globals['_GETBLOCKJOBREQUEST']._serialized_start=987
+  _globals['_GETBLOCKJOBREQUEST']._serialized_end=1023
+  _globals['_GETBLOCKJOBRESPONSE']._serialized_start=1025
+  _globals['_GETBLOCKJOBRESPONSE']._serialized_end=1083
+  _globals['_LISTBLOCKJOBSREQUEST']._serialized_start=1086
+  _globals['_LISTBLOCKJOBSREQUEST']._serialized_end=1216
+  _globals['_LISTBLOCKJOBSRESPONSE']._serialized_start=1218
+  _globals['_LISTBLOCKJOBSRESPONSE']._serialized_end=1304
+  _globals['_WAITBLOCKJOBREQUEST']._serialized_start=1306
+  _globals['_WAITBLOCKJOBREQUEST']._serialized_end=1408
+  _globals['_WAITBLOCKJOBRESPONSE']._serialized_start=1410
+  _globals['_WAITBLOCKJOBRESPONSE']._serialized_end=1486
+  _globals['_PAUSEBLOCKJOBREQUEST']._serialized_start=1488
+  _globals['_PAUSEBLOCKJOBREQUEST']._serialized_end=1526
+  _globals['_PAUSEBLOCKJOBRESPONSE']._serialized_start=1528
+  _globals['_PAUSEBLOCKJOBRESPONSE']._serialized_end=1588
+  _globals['_RESUMEBLOCKJOBREQUEST']._serialized_start=1590
+  _globals['_RESUMEBLOCKJOBREQUEST']._serialized_end=1629
+  _globals['_RESUMEBLOCKJOBRESPONSE']._serialized_start=1631
+  _globals['_RESUMEBLOCKJOBRESPONSE']._serialized_end=1692
+  _globals['_WATCHBLOCKJOBSREQUEST']._serialized_start=1695
+  _globals['_WATCHBLOCKJOBSREQUEST']._serialized_end=1842
+  _globals['_WATCHBLOCKJOBSRESPONSE']._serialized_start=1844
+  _globals['_WATCHBLOCKJOBSRESPONSE']._serialized_end=1912
+  _globals['_WATCHBLOCKMAPREQUEST']._serialized_start=1914
+  _globals['_WATCHBLOCKMAPREQUEST']._serialized_end=1993
+  _globals['_WATCHBLOCKMAPRESPONSE']._serialized_start=1995
+  _globals['_WATCHBLOCKMAPRESPONSE']._serialized_end=2055
+  _globals['_BLOCKJOBSERVICE']._serialized_start=2316
+  _globals['_BLOCKJOBSERVICE']._serialized_end=3357
 # @@protoc_insertion_point(module_scope)

@@ -2,11 +2,13 @@
 """Client and server classes corresponding to protobuf-defined services."""
 import grpc
 
+from virtblock.v1 import block_bitmap_pb2 as virtblock_dot_v1_dot_block__bitmap__pb2
 from virtblock.v1 import block_job_service_pb2 as virtblock_dot_v1_dot_block__job__service__pb2
 
 
 class BlockJobServiceStub(object):
-    """Looks at, waits for and follows block jobs. Jobs are started and ended by DomainService, with libvirt's calls.
+    """Looks at, waits for and follows block jobs, which are started and ended by DomainService, with libvirt's calls; and keeps the
+    persistent bitmaps that tell BlockCopy, by its parameter "virtblock.bitmap", what was written since an earlier copy.
     """
 
     def __init__(self, channel):
@@ -50,10 +52,31 @@ class BlockJobServiceStub(object):
                 request_serializer=virtblock_dot_v1_dot_block__job__service__pb2.WatchBlockMapRequest.SerializeToString,
                 response_deserializer=virtblock_dot_v1_dot_block__job__service__pb2.WatchBlockMapResponse.FromString,
                 )
+        self.ListBlockBitmaps = channel.unary_unary(
+                '/virtblock.v1.BlockJobService/ListBlockBitmaps',
+                request_serializer=virtblock_dot_v1_dot_block__bitmap__pb2.ListBlockBitmapsRequest.SerializeToString,
+                response_deserializer=virtblock_dot_v1_dot_block__bitmap__pb2.ListBlockBitmapsResponse.FromString,
+                )
+        self.AddBlockBitmap = channel.unary_unary(
+                '/virtblock.v1.BlockJobService/AddBlockBitmap',
+                request_serializer=virtblock_dot_v1_dot_block__bitmap__pb2.AddBlockBitmapRequest.SerializeToString,
+                response_deserializer=virtblock_dot_v1_dot_block__bitmap__pb2.AddBlockBitmapResponse.FromString,
+                )
+        self.RemoveBlockBitmap = channel.unary_unary(
+                '/virtblock.v1.BlockJobService/RemoveBlockBitmap',
+                request_serializer=virtblock_dot_v1_dot_block__bitmap__pb2.RemoveBlockBitmapRequest.SerializeToString,
+                response_deserializer=virtblock_dot_v1_dot_block__bitmap__pb2.RemoveBlockBitmapResponse.FromString,
+                )
+        self.ClearBlockBitmap = channel.unary_unary(
+                '/virtblock.v1.BlockJobService/ClearBlockBitmap',
+                request_serializer=virtblock_dot_v1_dot_block__bitmap__pb2.ClearBlockBitmapRequest.SerializeToString,
+                response_deserializer=virtblock_dot_v1_dot_block__bitmap__pb2.ClearBlockBitmapResponse.FromString,
+                )
 
 
 class BlockJobServiceServicer(object):
-    """Looks at, waits for and follows block jobs. Jobs are started and ended by DomainService, with libvirt's calls.
+    """Looks at, waits for and follows block jobs, which are started and ended by DomainService, with libvirt's calls; and keeps the
+    persistent bitmaps that tell BlockCopy, by its parameter "virtblock.bitmap", what was written since an earlier copy.
     """
 
     def GetBlockJob(self, request, context):
@@ -123,6 +146,50 @@ class BlockJobServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListBlockBitmaps(self, request, context):
+        """Answers the persistent bitmaps of a disk's active image. Allowed on read-only connections. No libvirt call.
+        Errors: NO_DOMAIN -> NOT_FOUND, look the domain up again; INVALID_DOMAIN -> INVALID_ARGUMENT (the request names none);
+        INVALID_ARG -> INVALID_ARGUMENT (the domain has no such disk), list its disks; CONFIG_UNSUPPORTED -> FAILED_PRECONDITION (the
+        engine does not read the disk's format); INTERNAL_ERROR -> INTERNAL (somebody has the image open for writing, or it is
+        damaged), try again when it is closed; BLOCK_COPY_ACTIVE, OPERATION_UNSUPPORTED -> FAILED_PRECONDITION (a job writes to the
+        image), wait for its end; NO_SUPPORT -> UNIMPLEMENTED (this connection offers no bitmaps).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AddBlockBitmap(self, request, context):
+        """Gives the image a new bitmap in which nothing is dirty; it is durable when the call answers. Bitmaps that an INCONSISTENT image
+        still lists are dropped. Of a shut-off domain only. No libvirt call.
+        Errors: as ListBlockBitmaps; OPERATION_DENIED -> PERMISSION_DENIED (a read-only connection), use another one; INVALID_ARG ->
+        INVALID_ARGUMENT (name or granularity), correct the call; OPERATION_INVALID -> FAILED_PRECONDITION (there is one of that name;
+        or a strict server refuses shut-off disks), choose another name; BLOCK_COPY_ACTIVE -> FAILED_PRECONDITION (the disk has a
+        block job), wait for its end; CONFIG_UNSUPPORTED -> FAILED_PRECONDITION (the image is raw, or qcow2 of version 2, or its header
+        has no room), convert it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveBlockBitmap(self, request, context):
+        """Takes a bitmap from the image, whatever its state. Of a shut-off domain only. No libvirt call.
+        Errors: as AddBlockBitmap, but for the name; NO_DOMAIN_CHECKPOINT -> NOT_FOUND (no bitmap of that name; the message has
+        those there are), list them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ClearBlockBitmap(self, request, context):
+        """Makes a bitmap mark nothing: what comes next is copied from here on. Call it when the copy that used it is safe, and before the
+        domain runs again, or writes are missed. Of a shut-off domain only. No libvirt call.
+        Errors: as RemoveBlockBitmap; CHECKPOINT_INCONSISTENT -> FAILED_PRECONDITION (the bitmap is not USABLE), remove it, add a new
+        one, and make a full copy.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_BlockJobServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -161,6 +228,26 @@ def add_BlockJobServiceServicer_to_server(servicer, server):
                     request_deserializer=virtblock_dot_v1_dot_block__job__service__pb2.WatchBlockMapRequest.FromString,
                     response_serializer=virtblock_dot_v1_dot_block__job__service__pb2.WatchBlockMapResponse.SerializeToString,
             ),
+            'ListBlockBitmaps': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListBlockBitmaps,
+                    request_deserializer=virtblock_dot_v1_dot_block__bitmap__pb2.ListBlockBitmapsRequest.FromString,
+                    response_serializer=virtblock_dot_v1_dot_block__bitmap__pb2.ListBlockBitmapsResponse.SerializeToString,
+            ),
+            'AddBlockBitmap': grpc.unary_unary_rpc_method_handler(
+                    servicer.AddBlockBitmap,
+                    request_deserializer=virtblock_dot_v1_dot_block__bitmap__pb2.AddBlockBitmapRequest.FromString,
+                    response_serializer=virtblock_dot_v1_dot_block__bitmap__pb2.AddBlockBitmapResponse.SerializeToString,
+            ),
+            'RemoveBlockBitmap': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveBlockBitmap,
+                    request_deserializer=virtblock_dot_v1_dot_block__bitmap__pb2.RemoveBlockBitmapRequest.FromString,
+                    response_serializer=virtblock_dot_v1_dot_block__bitmap__pb2.RemoveBlockBitmapResponse.SerializeToString,
+            ),
+            'ClearBlockBitmap': grpc.unary_unary_rpc_method_handler(
+                    servicer.ClearBlockBitmap,
+                    request_deserializer=virtblock_dot_v1_dot_block__bitmap__pb2.ClearBlockBitmapRequest.FromString,
+                    response_serializer=virtblock_dot_v1_dot_block__bitmap__pb2.ClearBlockBitmapResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'virtblock.v1.BlockJobService', rpc_method_handlers)
@@ -169,7 +256,8 @@ def add_BlockJobServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class BlockJobService(object):
-    """Looks at, waits for and follows block jobs. Jobs are started and ended by DomainService, with libvirt's calls.
+    """Looks at, waits for and follows block jobs, which are started and ended by DomainService, with libvirt's calls; and keeps the
+    persistent bitmaps that tell BlockCopy, by its parameter "virtblock.bitmap", what was written since an earlier copy.
     """
 
     @staticmethod
@@ -288,5 +376,73 @@ class BlockJobService(object):
         return grpc.experimental.unary_stream(request, target, '/virtblock.v1.BlockJobService/WatchBlockMap',
             virtblock_dot_v1_dot_block__job__service__pb2.WatchBlockMapRequest.SerializeToString,
             virtblock_dot_v1_dot_block__job__service__pb2.WatchBlockMapResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def ListBlockBitmaps(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/virtblock.v1.BlockJobService/ListBlockBitmaps',
+            virtblock_dot_v1_dot_block__bitmap__pb2.ListBlockBitmapsRequest.SerializeToString,
+            virtblock_dot_v1_dot_block__bitmap__pb2.ListBlockBitmapsResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def AddBlockBitmap(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/virtblock.v1.BlockJobService/AddBlockBitmap',
+            virtblock_dot_v1_dot_block__bitmap__pb2.AddBlockBitmapRequest.SerializeToString,
+            virtblock_dot_v1_dot_block__bitmap__pb2.AddBlockBitmapResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def RemoveBlockBitmap(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/virtblock.v1.BlockJobService/RemoveBlockBitmap',
+            virtblock_dot_v1_dot_block__bitmap__pb2.RemoveBlockBitmapRequest.SerializeToString,
+            virtblock_dot_v1_dot_block__bitmap__pb2.RemoveBlockBitmapResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def ClearBlockBitmap(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/virtblock.v1.BlockJobService/ClearBlockBitmap',
+            virtblock_dot_v1_dot_block__bitmap__pb2.ClearBlockBitmapRequest.SerializeToString,
+            virtblock_dot_v1_dot_block__bitmap__pb2.ClearBlockBitmapResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)

@@ -11,6 +11,7 @@ import collections.abc
 import grpc
 import grpc.aio
 import typing
+import virtblock.v1.block_bitmap_pb2
 import virtblock.v1.block_job_service_pb2
 
 _T = typing.TypeVar("_T")
@@ -21,7 +22,9 @@ class _ServicerContext(grpc.ServicerContext, grpc.aio.ServicerContext):  # type:
     ...
 
 class BlockJobServiceStub:
-    """Looks at, waits for and follows block jobs. Jobs are started and ended by DomainService, with libvirt's calls."""
+    """Looks at, waits for and follows block jobs, which are started and ended by DomainService, with libvirt's calls; and keeps the
+    persistent bitmaps that tell BlockCopy, by its parameter "virtblock.bitmap", what was written since an earlier copy.
+    """
 
     def __init__(self, channel: typing.Union[grpc.Channel, grpc.aio.Channel]) -> None: ...
     GetBlockJob: grpc.UnaryUnaryMultiCallable[
@@ -91,8 +94,54 @@ class BlockJobServiceStub:
     NO_SUPPORT -> UNIMPLEMENTED (the hypervisor runs the job, which shows no map), use WatchBlockJobs with progress.
     """
 
+    ListBlockBitmaps: grpc.UnaryUnaryMultiCallable[
+        virtblock.v1.block_bitmap_pb2.ListBlockBitmapsRequest,
+        virtblock.v1.block_bitmap_pb2.ListBlockBitmapsResponse,
+    ]
+    """Answers the persistent bitmaps of a disk's active image. Allowed on read-only connections. No libvirt call.
+    Errors: NO_DOMAIN -> NOT_FOUND, look the domain up again; INVALID_DOMAIN -> INVALID_ARGUMENT (the request names none);
+    INVALID_ARG -> INVALID_ARGUMENT (the domain has no such disk), list its disks; CONFIG_UNSUPPORTED -> FAILED_PRECONDITION (the
+    engine does not read the disk's format); INTERNAL_ERROR -> INTERNAL (somebody has the image open for writing, or it is
+    damaged), try again when it is closed; BLOCK_COPY_ACTIVE, OPERATION_UNSUPPORTED -> FAILED_PRECONDITION (a job writes to the
+    image), wait for its end; NO_SUPPORT -> UNIMPLEMENTED (this connection offers no bitmaps).
+    """
+
+    AddBlockBitmap: grpc.UnaryUnaryMultiCallable[
+        virtblock.v1.block_bitmap_pb2.AddBlockBitmapRequest,
+        virtblock.v1.block_bitmap_pb2.AddBlockBitmapResponse,
+    ]
+    """Gives the image a new bitmap in which nothing is dirty; it is durable when the call answers. Bitmaps that an INCONSISTENT image
+    still lists are dropped. Of a shut-off domain only. No libvirt call.
+    Errors: as ListBlockBitmaps; OPERATION_DENIED -> PERMISSION_DENIED (a read-only connection), use another one; INVALID_ARG ->
+    INVALID_ARGUMENT (name or granularity), correct the call; OPERATION_INVALID -> FAILED_PRECONDITION (there is one of that name;
+    or a strict server refuses shut-off disks), choose another name; BLOCK_COPY_ACTIVE -> FAILED_PRECONDITION (the disk has a
+    block job), wait for its end; CONFIG_UNSUPPORTED -> FAILED_PRECONDITION (the image is raw, or qcow2 of version 2, or its header
+    has no room), convert it.
+    """
+
+    RemoveBlockBitmap: grpc.UnaryUnaryMultiCallable[
+        virtblock.v1.block_bitmap_pb2.RemoveBlockBitmapRequest,
+        virtblock.v1.block_bitmap_pb2.RemoveBlockBitmapResponse,
+    ]
+    """Takes a bitmap from the image, whatever its state. Of a shut-off domain only. No libvirt call.
+    Errors: as AddBlockBitmap, but for the name; NO_DOMAIN_CHECKPOINT -> NOT_FOUND (no bitmap of that name; the message has
+    those there are), list them.
+    """
+
+    ClearBlockBitmap: grpc.UnaryUnaryMultiCallable[
+        virtblock.v1.block_bitmap_pb2.ClearBlockBitmapRequest,
+        virtblock.v1.block_bitmap_pb2.ClearBlockBitmapResponse,
+    ]
+    """Makes a bitmap mark nothing: what comes next is copied from here on. Call it when the copy that used it is safe, and before the
+    domain runs again, or writes are missed. Of a shut-off domain only. No libvirt call.
+    Errors: as RemoveBlockBitmap; CHECKPOINT_INCONSISTENT -> FAILED_PRECONDITION (the bitmap is not USABLE), remove it, add a new
+    one, and make a full copy.
+    """
+
 class BlockJobServiceAsyncStub:
-    """Looks at, waits for and follows block jobs. Jobs are started and ended by DomainService, with libvirt's calls."""
+    """Looks at, waits for and follows block jobs, which are started and ended by DomainService, with libvirt's calls; and keeps the
+    persistent bitmaps that tell BlockCopy, by its parameter "virtblock.bitmap", what was written since an earlier copy.
+    """
 
     GetBlockJob: grpc.aio.UnaryUnaryMultiCallable[
         virtblock.v1.block_job_service_pb2.GetBlockJobRequest,
@@ -161,8 +210,54 @@ class BlockJobServiceAsyncStub:
     NO_SUPPORT -> UNIMPLEMENTED (the hypervisor runs the job, which shows no map), use WatchBlockJobs with progress.
     """
 
+    ListBlockBitmaps: grpc.aio.UnaryUnaryMultiCallable[
+        virtblock.v1.block_bitmap_pb2.ListBlockBitmapsRequest,
+        virtblock.v1.block_bitmap_pb2.ListBlockBitmapsResponse,
+    ]
+    """Answers the persistent bitmaps of a disk's active image. Allowed on read-only connections. No libvirt call.
+    Errors: NO_DOMAIN -> NOT_FOUND, look the domain up again; INVALID_DOMAIN -> INVALID_ARGUMENT (the request names none);
+    INVALID_ARG -> INVALID_ARGUMENT (the domain has no such disk), list its disks; CONFIG_UNSUPPORTED -> FAILED_PRECONDITION (the
+    engine does not read the disk's format); INTERNAL_ERROR -> INTERNAL (somebody has the image open for writing, or it is
+    damaged), try again when it is closed; BLOCK_COPY_ACTIVE, OPERATION_UNSUPPORTED -> FAILED_PRECONDITION (a job writes to the
+    image), wait for its end; NO_SUPPORT -> UNIMPLEMENTED (this connection offers no bitmaps).
+    """
+
+    AddBlockBitmap: grpc.aio.UnaryUnaryMultiCallable[
+        virtblock.v1.block_bitmap_pb2.AddBlockBitmapRequest,
+        virtblock.v1.block_bitmap_pb2.AddBlockBitmapResponse,
+    ]
+    """Gives the image a new bitmap in which nothing is dirty; it is durable when the call answers. Bitmaps that an INCONSISTENT image
+    still lists are dropped. Of a shut-off domain only. No libvirt call.
+    Errors: as ListBlockBitmaps; OPERATION_DENIED -> PERMISSION_DENIED (a read-only connection), use another one; INVALID_ARG ->
+    INVALID_ARGUMENT (name or granularity), correct the call; OPERATION_INVALID -> FAILED_PRECONDITION (there is one of that name;
+    or a strict server refuses shut-off disks), choose another name; BLOCK_COPY_ACTIVE -> FAILED_PRECONDITION (the disk has a
+    block job), wait for its end; CONFIG_UNSUPPORTED -> FAILED_PRECONDITION (the image is raw, or qcow2 of version 2, or its header
+    has no room), convert it.
+    """
+
+    RemoveBlockBitmap: grpc.aio.UnaryUnaryMultiCallable[
+        virtblock.v1.block_bitmap_pb2.RemoveBlockBitmapRequest,
+        virtblock.v1.block_bitmap_pb2.RemoveBlockBitmapResponse,
+    ]
+    """Takes a bitmap from the image, whatever its state. Of a shut-off domain only. No libvirt call.
+    Errors: as AddBlockBitmap, but for the name; NO_DOMAIN_CHECKPOINT -> NOT_FOUND (no bitmap of that name; the message has
+    those there are), list them.
+    """
+
+    ClearBlockBitmap: grpc.aio.UnaryUnaryMultiCallable[
+        virtblock.v1.block_bitmap_pb2.ClearBlockBitmapRequest,
+        virtblock.v1.block_bitmap_pb2.ClearBlockBitmapResponse,
+    ]
+    """Makes a bitmap mark nothing: what comes next is copied from here on. Call it when the copy that used it is safe, and before the
+    domain runs again, or writes are missed. Of a shut-off domain only. No libvirt call.
+    Errors: as RemoveBlockBitmap; CHECKPOINT_INCONSISTENT -> FAILED_PRECONDITION (the bitmap is not USABLE), remove it, add a new
+    one, and make a full copy.
+    """
+
 class BlockJobServiceServicer(metaclass=abc.ABCMeta):
-    """Looks at, waits for and follows block jobs. Jobs are started and ended by DomainService, with libvirt's calls."""
+    """Looks at, waits for and follows block jobs, which are started and ended by DomainService, with libvirt's calls; and keeps the
+    persistent bitmaps that tell BlockCopy, by its parameter "virtblock.bitmap", what was written since an earlier copy.
+    """
 
     @abc.abstractmethod
     def GetBlockJob(
@@ -243,6 +338,58 @@ class BlockJobServiceServicer(metaclass=abc.ABCMeta):
         the stream ends after the picture of the final state. No libvirt call.
         Errors: as GetBlockJob; INVALID_ARG -> INVALID_ARGUMENT (cell_count or interval_ms out of range), correct the call;
         NO_SUPPORT -> UNIMPLEMENTED (the hypervisor runs the job, which shows no map), use WatchBlockJobs with progress.
+        """
+
+    @abc.abstractmethod
+    def ListBlockBitmaps(
+        self,
+        request: virtblock.v1.block_bitmap_pb2.ListBlockBitmapsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[virtblock.v1.block_bitmap_pb2.ListBlockBitmapsResponse, collections.abc.Awaitable[virtblock.v1.block_bitmap_pb2.ListBlockBitmapsResponse]]:
+        """Answers the persistent bitmaps of a disk's active image. Allowed on read-only connections. No libvirt call.
+        Errors: NO_DOMAIN -> NOT_FOUND, look the domain up again; INVALID_DOMAIN -> INVALID_ARGUMENT (the request names none);
+        INVALID_ARG -> INVALID_ARGUMENT (the domain has no such disk), list its disks; CONFIG_UNSUPPORTED -> FAILED_PRECONDITION (the
+        engine does not read the disk's format); INTERNAL_ERROR -> INTERNAL (somebody has the image open for writing, or it is
+        damaged), try again when it is closed; BLOCK_COPY_ACTIVE, OPERATION_UNSUPPORTED -> FAILED_PRECONDITION (a job writes to the
+        image), wait for its end; NO_SUPPORT -> UNIMPLEMENTED (this connection offers no bitmaps).
+        """
+
+    @abc.abstractmethod
+    def AddBlockBitmap(
+        self,
+        request: virtblock.v1.block_bitmap_pb2.AddBlockBitmapRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[virtblock.v1.block_bitmap_pb2.AddBlockBitmapResponse, collections.abc.Awaitable[virtblock.v1.block_bitmap_pb2.AddBlockBitmapResponse]]:
+        """Gives the image a new bitmap in which nothing is dirty; it is durable when the call answers. Bitmaps that an INCONSISTENT image
+        still lists are dropped. Of a shut-off domain only. No libvirt call.
+        Errors: as ListBlockBitmaps; OPERATION_DENIED -> PERMISSION_DENIED (a read-only connection), use another one; INVALID_ARG ->
+        INVALID_ARGUMENT (name or granularity), correct the call; OPERATION_INVALID -> FAILED_PRECONDITION (there is one of that name;
+        or a strict server refuses shut-off disks), choose another name; BLOCK_COPY_ACTIVE -> FAILED_PRECONDITION (the disk has a
+        block job), wait for its end; CONFIG_UNSUPPORTED -> FAILED_PRECONDITION (the image is raw, or qcow2 of version 2, or its header
+        has no room), convert it.
+        """
+
+    @abc.abstractmethod
+    def RemoveBlockBitmap(
+        self,
+        request: virtblock.v1.block_bitmap_pb2.RemoveBlockBitmapRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[virtblock.v1.block_bitmap_pb2.RemoveBlockBitmapResponse, collections.abc.Awaitable[virtblock.v1.block_bitmap_pb2.RemoveBlockBitmapResponse]]:
+        """Takes a bitmap from the image, whatever its state. Of a shut-off domain only. No libvirt call.
+        Errors: as AddBlockBitmap, but for the name; NO_DOMAIN_CHECKPOINT -> NOT_FOUND (no bitmap of that name; the message has
+        those there are), list them.
+        """
+
+    @abc.abstractmethod
+    def ClearBlockBitmap(
+        self,
+        request: virtblock.v1.block_bitmap_pb2.ClearBlockBitmapRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[virtblock.v1.block_bitmap_pb2.ClearBlockBitmapResponse, collections.abc.Awaitable[virtblock.v1.block_bitmap_pb2.ClearBlockBitmapResponse]]:
+        """Makes a bitmap mark nothing: what comes next is copied from here on. Call it when the copy that used it is safe, and before the
+        domain runs again, or writes are missed. Of a shut-off domain only. No libvirt call.
+        Errors: as RemoveBlockBitmap; CHECKPOINT_INCONSISTENT -> FAILED_PRECONDITION (the bitmap is not USABLE), remove it, add a new
+        one, and make a full copy.
         """
 
 def add_BlockJobServiceServicer_to_server(servicer: BlockJobServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -245,7 +245,9 @@ class BlockCopyRequest(google.protobuf.message.Message):
     @property
     def params(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[virtblock.v1.common_pb2.TypedParameter]:
         """"bandwidth" (ullong, bytes/s, 0: no limit), "granularity" (uint, bytes, a power of two, 0: default), "buf-size" (ullong,
-        bytes in flight, 0: default). Each at most once.
+        bytes in flight, 0: default); and of our own "virtblock.bitmap" (string, where GetCapabilities has the feature "bitmaps";
+        needs REUSE_EXT): the destination is an earlier copy, and only what this persistent bitmap of the disk's image marks is
+        copied. Each at most once.
         """
 
     def __init__(

@@ -356,6 +356,8 @@ class DomainServiceServicer(object):
         not be used), mend what the message names.
         - INVALID_ARG -> ALREADY_EXISTS with the ErrorInfo reason REQUEST_ID_REUSED (other arguments than the first time), choose
         another request_id.
+        - NO_DOMAIN_CHECKPOINT -> NOT_FOUND (no bitmap of that name), see ListBlockBitmaps; CHECKPOINT_INCONSISTENT ->
+        FAILED_PRECONDITION (the bitmap does not mark all that was written), make a whole copy.
         - INTERNAL_ERROR, OPERATION_FAILED -> INTERNAL (the hypervisor refused), read the message.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

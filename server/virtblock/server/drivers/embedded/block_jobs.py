@@ -122,6 +122,7 @@ class BlockJobs:
         if flags & ~COPY_FLAGS:
             raise unsupported_flags(flags, COPY_FLAGS, "qemuDomainBlockCopy")
         values = checks.copy_parameters(parameters)
+        checks.check_copy_bitmap(values.bitmap, flags)
         wanted = targets.parse_destination(destination_xml, is_reused=bool(flags & BlockCopyFlags.REUSE_EXT))
         is_shallow = bool(flags & BlockCopyFlags.SHALLOW)
         request = CopyRequest(disk, wanted, is_shallow, values.bandwidth_bytes_per_s, flags, origin, values)
@@ -251,6 +252,7 @@ class BlockJobs:
             granule_bytes=_granule_bytes(request.parameters.granularity_bytes),
             options=wanted.options,
             data_files=tuple(disks.data_files(disk).items()),
+            bitmap=request.parameters.bitmap,
         )
 
     def _begin(self, definition: Definition, disk: DiskDefinition, spec: CopySpec, request: CopyRequest) -> CopyJob:

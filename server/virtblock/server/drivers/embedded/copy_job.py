@@ -59,14 +59,23 @@ class CopyJob(EngineJob):
                 backing_format=base[1] if base else None,
                 bandwidth_bytes_per_s=bandwidth_bytes_per_s,
                 granule_bytes=self.spec.granule_bytes,
+                bitmap=self.spec.bitmap,
                 **self.spec.options.for_engine(),
             )
         except EngineError as error:
             raise creating_error(error, self.target, self.spec.destination_path) from None
 
+    def forget_bitmap(self) -> None:
+        """A flat copy that broke off begins anew as a whole one: nobody watched the bitmap meanwhile.
+
+        A shallow one keeps it, and is refused if it had begun to write: what the top gave up is in no whole copy of it.
+        """
+        if self.spec.mode == "full":
+            self.spec = replace(self.spec, bitmap=None)
+
     @property
     def _counts_whole_disk(self) -> bool:
-        return self.spec.mode == "full"
+        return self.spec.mode == "full" and self.spec.bitmap is None
 
     def _open_guards(self) -> None:
         """Locks source and finished destination against writers."""

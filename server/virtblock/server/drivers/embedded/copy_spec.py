@@ -25,6 +25,7 @@ class CopySpec:
     `layers`: (path, format) from the top, as far as the definition names them. `overlay_base`: what a new overlay
     records. `shown_backing`: the images below the destination in `<mirror>`, None when they are not shown.
     `given_backing`: those that the caller's XML named. `data_files`: (image, data file), of images on either side.
+    `bitmap`: only what this bitmap of the source marks is copied.
     """
 
     layers: tuple[tuple[str, str], ...]
@@ -38,6 +39,7 @@ class CopySpec:
     granule_bytes: int = 0
     options: DestinationOptions = NO_OPTIONS
     data_files: tuple[tuple[str, str], ...] = ()
+    bitmap: str | None = None
 
     @property
     def destination_path(self) -> str:
@@ -64,6 +66,7 @@ class CopySpec:
             "granule_bytes": self.granule_bytes,
             "options": self.options.to_json(),
             "data_files": [list(pair) for pair in self.data_files],
+            "bitmap": self.bitmap,
         }
 
 
@@ -84,6 +87,7 @@ def spec_of(job: BlockJob) -> CopySpec:
         granule_bytes=details["granule_bytes"],
         options=DestinationOptions(**details.get("options", {})),
         data_files=tuple((image, data_file) for image, data_file in details.get("data_files", ())),
+        bitmap=details.get("bitmap"),
     )
 
 

@@ -20,9 +20,10 @@ from virtblock.server.core.errors import ErrorNumber, no_support, report, unsupp
 from virtblock.server.core.events import DomainEvents
 from virtblock.server.core.flags import DomainSaveFlags, DomainXmlFlags, SnapshotRevertFlags
 from virtblock.server.core.jobs import JobRegistry
-from virtblock.server.core.model import BlockInfo, BlockJobInfo, BlockJobType, Disk, Domain, TypedParameter
+from virtblock.server.core.model import BlockBitmap, BlockInfo, BlockJobInfo, BlockJobType, Disk, Domain, TypedParameter
 from virtblock.server.core.store import Store
 from virtblock.server.drivers.embedded import (
+    bitmaps,
     block_jobs,
     capabilities,
     definitions,
@@ -112,6 +113,7 @@ class EmbeddedDriver:
         self._block_jobs = block_jobs.BlockJobs(self._context, self._definitions, self._running)
         self._disk_changes = images.DiskChanges(self._context, self._definitions)
         self._snapshots = snapshots.Snapshots(self._context, self._definitions)
+        self._bitmaps = bitmaps.Bitmaps(self._context, self._definitions)
 
     def open(self) -> None:
         """Takes up the jobs that had not ended when the server stopped."""
@@ -140,6 +142,7 @@ class EmbeddedDriver:
             "pause",
             "map",
             "image-locks",
+            "bitmaps",
         )
 
     def get_version(self) -> int:
@@ -344,6 +347,24 @@ class EmbeddedDriver:
     def block_job_map(self, job_id: str, cell_count: int) -> bytes:
         """The picture of a job's work, one engine cell state per cell."""
         return self._block_jobs.map(job_id, cell_count)
+
+    def list_block_bitmaps(self, domain: Domain, disk: str) -> list[BlockBitmap]:
+        """The bitmaps of the disk's active image."""
+        return self._bitmaps.list(domain, disk)
+
+    def add_block_bitmap(
+        self, domain: Domain, disk: str, name: str, granularity_bytes: int, is_enabled: bool
+    ) -> BlockBitmap:
+        """A new bitmap."""
+        return self._bitmaps.add(domain, disk, name, granularity_bytes, is_enabled)
+
+    def remove_block_bitmap(self, domain: Domain, disk: str, name: str) -> None:
+        """Takes a bitmap away."""
+        self._bitmaps.remove(domain, disk, name)
+
+    def clear_block_bitmap(self, domain: Domain, disk: str, name: str) -> None:
+        """Makes a bitmap mark nothing."""
+        self._bitmaps.clear(domain, disk, name)
 
     def _mirrors(self, definition: Definition) -> dict[str, Mirror]:
         """`<mirror>` of every disk with a copy or an active commit."""

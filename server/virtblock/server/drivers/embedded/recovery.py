@@ -81,6 +81,7 @@ class Recovery:
             copy_job.resume_ready(is_new=True)
         else:
             _discard_partial(job, spec)
+            copy_job.forget_bitmap()
             try:
                 copy_job.open_images(job.bandwidth_bytes_per_s)
                 copy_job.start(is_restarted=True)
