@@ -50,7 +50,7 @@ static int copy_chain(const struct copy_request *request, const struct vb_policy
 
 int run_copy(const struct copy_request *request, struct vb_copy_progress *progress, struct vb_error *error)
 {
-	struct vb_policy *policy = vb_policy_new(NULL, 0, error);
+	struct vb_policy *policy = vb_policy_new(&request->folder, request->folder ? 1 : 0, error);
 	const struct vb_layer_spec spec = {.path = request->source, .format = request->source_format};
 	struct vb_chain *chain = policy == NULL ? NULL : vb_chain_open(policy, &spec, 1, false, VB_LOCK_READER, error);
 	int result = chain == NULL ? -1 : copy_chain(request, policy, chain, progress, error);

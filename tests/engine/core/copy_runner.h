@@ -23,6 +23,7 @@ struct copy_request {
 	uint64_t bandwidth_bytes_per_s;
 	enum vb_reflink reflink;
 	enum vb_compress compression;
+	const char *folder;   /* the only one that is allowed; NULL: all are */
 };
 
 /* Opens, copies, closes. `progress` (may be NULL) is the last one of the copy. */

@@ -11,12 +11,14 @@
 #define MARK_BYTES 512u   /* behind a raw disk */
 #define PARTIAL_NAME SCENARIO_NAME VB_PARTIAL_SUFFIX
 
+char judge_occasion[256];
+
 __attribute__((noreturn))
 static void condemn(const struct scenario *scenario, const char *reason)
 {
 	if (model_find(&model_disk, SCENARIO_NAME) != NULL)
 		model_save(&model_disk, SCENARIO_NAME, test_path("judged"));
-	fprintf(stderr, "%s: %s\n", scenario->name, reason);
+	fprintf(stderr, "%s: %s%s%s\n", scenario->name, judge_occasion, *judge_occasion ? ": " : "", reason);
 	exit(1);
 }
 
@@ -62,14 +64,14 @@ static void check_tables(const struct scenario *scenario, const struct model_fil
 		condemn(scenario, "clusters that nobody refers to have a refcount");
 }
 
-static bool is_right(const struct scenario *scenario, const struct contents *contents, bool is_ended, const uint8_t *bytes,
+static bool is_right(const struct scenario *scenario, const struct contents *contents, enum moment moment, const uint8_t *bytes,
 		     uint64_t size_bytes)
 {
 	size_t last = contents->count - 1;
 
 	if (is_content(contents, last, bytes, size_bytes))
 		return true;
-	if (is_ended || scenario->promise == PROMISE_NEW)
+	if (moment != MOMENT_ANY || scenario->promise == PROMISE_NEW)
 		return false;
 	if (scenario->promise == PROMISE_MARKED)
 		return is_content(contents, 0, bytes, size_bytes);
@@ -84,6 +86,9 @@ static bool has_magic(const struct model_file *file, uint32_t magic)
 /* Marked, it must be fit to be taken over: were the mark away, at most clusters would leak. */
 static enum verdict judge_marked(const struct scenario *scenario, struct model_file *file, const struct vb_error *error)
 {
+	/* A device carries no mark: it has no header yet. */
+	if (scenario->promise == PROMISE_MARKED && scenario->is_device && error->kind == VB_ERROR_FORMAT && !has_magic(file, VB_QCOW2_MAGIC))
+		return VERDICT_MARKED;
 	if (scenario->promise != PROMISE_MARKED || error->kind != VB_ERROR_FORMAT || !strstr(error->message, "unfinished") ||
 	    !has_magic(file, VB_UNFINISHED_MAGIC))
 		condemn(scenario, error->message);
@@ -93,30 +98,65 @@ static enum verdict judge_marked(const struct scenario *scenario, struct model_f
 	return VERDICT_MARKED;
 }
 
-static enum verdict judge_qcow2(const struct scenario *scenario, const struct contents *contents, bool is_ended)
+/* Of every image on the disk: jobs may write to more than one. */
+static void check_all_tables(const struct scenario *scenario, bool are_leaks_allowed)
+{
+	for (uint32_t index = 0; index < model_disk.names.count; index++) {
+		const struct model_file *file = &model_disk.files[model_disk.names.entries[index].file];
+
+		if (has_magic(file, VB_QCOW2_MAGIC))
+			check_tables(scenario, file, are_leaks_allowed);
+	}
+}
+
+/* What was committed into is the disk by itself. */
+static void judge_end(const struct scenario *scenario, const struct contents *contents)
+{
+	char path[sizeof(MODEL_FOLDER) + MODEL_NAME_BYTES];
+	struct vb_error error = {0};
+	uint64_t size_bytes;
+	uint8_t *bytes;
+
+	snprintf(path, sizeof(path), "%s/%s", MODEL_FOLDER, scenario->end_name);
+	bytes = read_image(path, strstr(path, ".raw") ? VB_FORMAT_RAW : VB_FORMAT_QCOW2, &size_bytes, &error);
+	CHECK_OK(bytes != NULL, error);
+	if (!is_content(contents, contents->count - 1, bytes, size_bytes))
+		condemn(scenario, "what was committed into is not the disk");
+	free(bytes);
+}
+
+static enum verdict judge_qcow2(const struct scenario *scenario, const struct contents *contents, enum moment moment)
 {
 	struct model_file *file = (struct model_file *)(uintptr_t)model_find(&model_disk, SCENARIO_NAME);
 	struct vb_error error = {0};
 	uint64_t size_bytes;
 	uint8_t *bytes = read_image(SCENARIO_PATH, VB_FORMAT_QCOW2, &size_bytes, &error);
 
+	if (bytes == NULL && moment != MOMENT_ANY)
+		condemn(scenario, error.message);
 	if (bytes == NULL)
 		return judge_marked(scenario, file, &error);
-	if (!is_right(scenario, contents, is_ended, bytes, size_bytes))
+	if (!is_right(scenario, contents, moment, bytes, size_bytes))
 		condemn(scenario, "a good image with wrong content");
 	free(bytes);
-	check_tables(scenario, file, scenario->is_leaky || (scenario->promise != PROMISE_NEW && !is_ended));
+	check_all_tables(scenario, scenario->is_leaky || (scenario->promise != PROMISE_NEW && moment != MOMENT_END));
+	if (moment != MOMENT_ANY && scenario->end_name != NULL)
+		judge_end(scenario, contents);
 	return VERDICT_GOOD;
 }
 
 /* As one who knows nothing of us would see it: the file is the disk. */
-static enum verdict judge_raw(const struct scenario *scenario, const struct contents *contents, bool is_ended)
+static enum verdict judge_raw(const struct scenario *scenario, const struct contents *contents, enum moment moment)
 {
 	const struct model_file *file = model_find(&model_disk, SCENARIO_NAME);
 	uint64_t wanted = contents->size_bytes[contents->count - 1];
 
-	if (is_right(scenario, contents, is_ended, file->bytes, file->size_bytes))
+	if (scenario->promise == PROMISE_AT_THE_END && moment == MOMENT_ANY)
+		return VERDICT_MARKED;
+	if (is_right(scenario, contents, moment, file->bytes, file->size_bytes))
 		return VERDICT_GOOD;
+	if (moment != MOMENT_ANY)
+		condemn(scenario, "a raw file that is not what was copied");
 	if (scenario->promise == PROMISE_MARKED && file->size_bytes == wanted + MARK_BYTES &&
 	    memcmp(file->bytes + wanted, VB_UNFINISHED_TRAILER, sizeof(VB_UNFINISHED_TRAILER) - 1) == 0)
 		return VERDICT_MARKED;
@@ -142,26 +182,27 @@ static void judge_partial(const struct scenario *scenario, const struct contents
 	free(bytes);
 }
 
-enum verdict judge(const struct scenario *scenario, const struct contents *contents, bool is_ended)
+enum verdict judge(const struct scenario *scenario, const struct contents *contents, enum moment moment)
 {
 	const struct model_file *file = model_find(&model_disk, SCENARIO_NAME);
 
 	judge_partial(scenario, contents);
-	if (scenario->promise == PROMISE_NEW && !is_ended && (file == NULL || file->size_bytes == 0))
+	if (scenario->promise == PROMISE_NEW && moment == MOMENT_ANY && (file == NULL || file->size_bytes == 0))
 		return VERDICT_NOTHING;
 	if (file == NULL)
 		condemn(scenario, "the image is gone");
-	return scenario->format == VB_FORMAT_RAW ? judge_raw(scenario, contents, is_ended) : judge_qcow2(scenario, contents, is_ended);
+	return scenario->format == VB_FORMAT_RAW ? judge_raw(scenario, contents, moment) : judge_qcow2(scenario, contents, moment);
 }
 
 static void judge_source(const struct scenario *scenario, const char *name, const char *real_name)
 {
-	const struct model_file *file = model_find(&model_disk, name);
+	const struct model_file *file;
 	uint8_t *bytes;
 	FILE *real;
 
 	if (real_name == NULL)
 		return;
+	file = model_find(&model_disk, name);
 	real = fopen(test_path("%s", real_name), "rb");
 	CHECK(file != NULL && real != NULL);
 	bytes = malloc(file->size_bytes + 1);
@@ -175,7 +216,18 @@ static void judge_source(const struct scenario *scenario, const char *name, cons
 void judge_sources(const struct scenario *scenario)
 {
 	judge_source(scenario, "source", scenario->source);
-	judge_source(scenario, "base.raw", scenario->backing);
+	/* Merged, they are no sources. */
+	if (scenario->promise != PROMISE_GOOD)
+		judge_source(scenario, scenario->backing, scenario->backing);
+}
+
+void judge_owner(const struct scenario *scenario)
+{
+	const struct model_file *file = model_find(&model_disk, SCENARIO_NAME);
+
+	if (scenario->promise == PROMISE_NEW && scenario->image != NULL &&
+	    (file == NULL || file->owner != SCENARIO_OWNER || file->mode != SCENARIO_MODE))
+		condemn(scenario, "the new file has not the owner and the mode of the empty one");
 }
 
 void judge_with_qemu(const struct scenario *scenario, enum verdict verdict)
@@ -192,6 +244,8 @@ void judge_with_qemu(const struct scenario *scenario, enum verdict verdict)
 		model_save(&model_disk, SCENARIO_NAME, test_path("judged"));
 		if (test_shell("qemu-img info -f qcow2 judged >judged.log 2>&1") == 0)
 			condemn(scenario, "QEMU opens what is marked unfinished");
+		if (scenario->is_device)
+			return;   /* there is nothing yet */
 		vb_store_be32(file->bytes, VB_QCOW2_MAGIC);
 	}
 	model_save(&model_disk, SCENARIO_NAME, test_path("judged"));

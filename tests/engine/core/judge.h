@@ -16,10 +16,22 @@ enum verdict {
 	VERDICT_GOOD = 4        /* opens, and is right */
 };
 
-/* Judges the model disk as it is; `is_ended`: the job had success, so that nothing but the last content will do. */
-enum verdict judge(const struct scenario *scenario, const struct contents *contents, bool is_ended);
+/* Said with whatever is found wrong. */
+extern char judge_occasion[256];
+
+enum moment {
+	MOMENT_ANY = 1,         /* anything that the promise allows */
+	MOMENT_REPEATED = 2,    /* the job had success after one that broke off: the last content, and perhaps clusters that leaked */
+	MOMENT_END = 3          /* the job had success: the last content */
+};
+
+/* Judges the model disk as it is. */
+enum verdict judge(const struct scenario *scenario, const struct contents *contents, enum moment moment);
 /* The scenario's source and backing files are what they were. */
 void judge_sources(const struct scenario *scenario);
+
+/* After a success: a new file has the owner and the mode that the empty one had. */
+void judge_owner(const struct scenario *scenario);
 
 /* The same image by qemu-img: what check_qcow2_bytes and the core say of it must be what QEMU says. */
 void judge_with_qemu(const struct scenario *scenario, enum verdict verdict);

@@ -28,6 +28,8 @@ struct model_file {
 	uint64_t size_bytes;
 	uint64_t capacity_bytes; /* whole sectors */
 	mode_t mode;
+	uid_t owner;
+	bool is_device;          /* a block device, of this size for ever */
 };
 
 struct model_name {
@@ -95,6 +97,17 @@ void model_disk_copy(struct model_disk *to, const struct model_disk *from);
 void model_disk_free(struct model_disk *disk);
 /* Room for `size_bytes`, and that as the size; what is new is zeros. */
 void model_file_resize(struct model_file *file, uint64_t size_bytes);
+
+/* For the calls. */
+uint32_t model_add_file(void);
+struct model_name *model_find_name(struct model_names *names, const char *name);
+/* The entry of that name, made if missing. */
+struct model_name *model_add_name(const char *name);
+void model_remove_name(struct model_name *entry);
+/* The file was changed in this range and perhaps in its size; 0 bytes: in its size alone. */
+void model_log_change(uint32_t file_index, uint64_t offset_bytes, uint64_t length_bytes);
+void model_log_names(enum model_op_kind kind);
+void model_log_sync(uint32_t file, bool is_lost);
 
 /* For a table of faults laid over this one: tells the log that a sync failed. */
 void model_note_lost_sync(int fd);

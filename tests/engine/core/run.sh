@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 # Builds the C core's tests and runs them: run.sh [plain|asan|tsan]. Without an argument: all three, tsan for what has threads.
-# run.sh crash: a hundred thousand crash states and more, where the other runs try a part of them.
+# run.sh crash: a hundred thousand crash states and more; run.sh faults: a fault at every call. The other runs try a part of them.
 # SANITIZE=address,undefined or SANITIZE=thread chooses as well. JOBS: parallel compilations (default 2).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -9,7 +9,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 case "${1:-${SANITIZE:-}}" in
 "") variants=(plain asan tsan) ;;
 plain | asan | tsan) variants=("$1") ;;
-crash) variants=() ;;
+crash | faults) variants=() ;;
 *thread*) variants=(tsan) ;;
 *address* | *undefined*) variants=(asan) ;;
 *) echo "usage: $0 [plain|asan|tsan]" >&2; exit 2 ;;
@@ -36,9 +36,13 @@ run_one() {
 	rm -rf "$folder"
 }
 
-if [ "${1:-}" = crash ]; then
+if [ "${#variants[@]}" -eq 0 ]; then
 	make --no-print-directory -s -j"${JOBS:-2}" VARIANT=plain all
-	TEST_FOLDER="$scratch" ../../../build/core-tests/plain/test_crash_states 160000
+	if [ "$1" = crash ]; then
+		TEST_FOLDER="$scratch" ../../../build/core-tests/plain/test_crash_states 160000
+	else
+		TEST_FOLDER="$scratch" ../../../build/core-tests/plain/test_fault_matrix 0
+	fi
 	exit
 fi
 

@@ -5,26 +5,68 @@
 #include "chain_content.h"
 #include "check.h"
 #include "copy_runner.h"
+#include "digest_chain.h"
+#include "merge.h"
 #include "qcow2.h"
 
 #define KIB 1024ull
 #define CHANGED_BYTE 0xab
 #define CHANGE_COUNT 14u
+#define HEADER_SEARCH_BYTES 4096u   /* where the backing file is named */
+
+static enum vb_format source_format(const struct scenario *scenario)
+{
+	return scenario->is_source_qcow2 || strstr(scenario->source, ".qcow2") ? VB_FORMAT_QCOW2 : VB_FORMAT_RAW;
+}
+
+static struct vb_policy *open_policy(struct vb_error *error)
+{
+	static const char *const folders[] = {MODEL_FOLDER};
+
+	return vb_policy_new(folders, 1, error);
+}
 
 static int run_a_copy(const struct scenario *scenario, struct vb_error *error)
 {
 	struct copy_request request = {
 		.source = MODEL_FOLDER "/source",
-		.source_format = strstr(scenario->source, ".qcow2") ? VB_FORMAT_QCOW2 : VB_FORMAT_RAW,
+		.source_format = source_format(scenario),
 		.destination = SCENARIO_PATH,
 		.format = scenario->format,
-		.reuse = scenario->image != NULL,
+		.reuse = scenario->promise != PROMISE_NEW && !scenario->is_new,
 		.lane_count = 1,
 		.granule_bytes = 4096,
 		.cluster_size_bytes = scenario->cluster_bytes,
+		.reflink = scenario->is_shared ? VB_REFLINK_AUTO : VB_REFLINK_NEVER,
+		.compression = scenario->compression,
+		.folder = MODEL_FOLDER,
 	};
 
 	return run_copy(&request, NULL, error);
+}
+
+static int digest(const char *path, enum vb_format format, char text[VB_DIGEST_TEXT_BYTES], struct vb_error *error)
+{
+	const struct vb_layer_spec spec = {.path = path, .format = format};
+	struct vb_policy *policy = open_policy(error);
+	struct vb_chain *chain = policy == NULL ? NULL : vb_chain_open(policy, &spec, 1, false, VB_LOCK_READER, error);
+	int result = chain == NULL ? -1 : vb_digest_chain(chain, true, NULL, text, error);
+
+	vb_chain_close(chain);
+	vb_policy_free(policy);
+	return result;
+}
+
+/* The copy is read back, past the cache. */
+static int run_a_compared_copy(const struct scenario *scenario, struct vb_error *error)
+{
+	char source[VB_DIGEST_TEXT_BYTES], copy[VB_DIGEST_TEXT_BYTES];
+
+	if (run_a_copy(scenario, error) || digest(MODEL_FOLDER "/source", source_format(scenario), source, error) ||
+	    digest(SCENARIO_PATH, scenario->format, copy, error))
+		return -1;
+	CHECK(strcmp(source, copy) == 0);
+	return 0;
 }
 
 /* Only the top of the source, over the backing file that it has itself. */
@@ -42,6 +84,8 @@ static int run_a_shallow_copy(const struct scenario *scenario, struct vb_error *
 		.lane_count = 1,
 		.granule_bytes = 4096,
 		.cluster_size_bytes = scenario->cluster_bytes,
+		.reflink = VB_REFLINK_NEVER,
+		.folder = MODEL_FOLDER,
 	};
 
 	return run_copy(&request, NULL, error);
@@ -83,8 +127,8 @@ static int apply_change(struct vb_writer *writer, const struct change *change, s
 /* A tool's changes, made durable now and then. */
 static int run_changes(const struct scenario *scenario, struct vb_error *error)
 {
-	struct vb_policy *policy = vb_policy_new(NULL, 0, error);
-	struct vb_writer *writer = vb_image_open_writable(policy, SCENARIO_PATH, scenario->format, error);
+	struct vb_policy *policy = open_policy(error);
+	struct vb_writer *writer = policy == NULL ? NULL : vb_image_open_writable(policy, SCENARIO_PATH, scenario->format, error);
 	unsigned long long state = 3;
 	int result = writer == NULL ? -1 : 0;
 
@@ -92,6 +136,7 @@ static int run_changes(const struct scenario *scenario, struct vb_error *error)
 		struct change change = choose_change(writer->unit_bytes, writer->spec.virtual_size_bytes, index, &state);
 
 		result = apply_change(writer, &change, error);
+		writer->ops->write_back(writer);
 		if (result == 0 && index % 5 == 4)
 			result = writer->ops->publish(writer, error);
 	}
@@ -105,7 +150,7 @@ static int run_changes(const struct scenario *scenario, struct vb_error *error)
 
 static int run_create(const struct scenario *scenario, struct vb_error *error)
 {
-	struct vb_policy *policy = vb_policy_new(NULL, 0, error);
+	struct vb_policy *policy = open_policy(error);
 	struct vb_destination_spec spec = {
 		.path = SCENARIO_PATH,
 		.format = scenario->format,
@@ -115,7 +160,7 @@ static int run_create(const struct scenario *scenario, struct vb_error *error)
 		.backing_format = scenario->backing ? "raw" : NULL,
 		.durable = true,
 	};
-	int result = vb_image_create(policy, &spec, error);
+	int result = policy == NULL ? -1 : vb_image_create(policy, &spec, error);
 
 	vb_policy_free(policy);
 	return result;
@@ -123,53 +168,133 @@ static int run_create(const struct scenario *scenario, struct vb_error *error)
 
 static int run_resize(const struct scenario *scenario, struct vb_error *error)
 {
-	struct vb_policy *policy = vb_policy_new(NULL, 0, error);
-	int result = vb_image_resize(policy, SCENARIO_PATH, scenario->format, scenario->size_bytes, error);
+	struct vb_policy *policy = open_policy(error);
+	int result = policy == NULL ? -1 : vb_image_resize(policy, SCENARIO_PATH, scenario->format, scenario->size_bytes, error);
 
 	vb_policy_free(policy);
 	return result;
 }
 
+static int run_merge(const struct vb_merge_span *span, struct vb_error *error)
+{
+	const struct vb_layer_spec top = {.path = SCENARIO_PATH, .format = VB_FORMAT_QCOW2};
+	struct vb_merge_request request = {.span = *span, .durable = true};
+	struct vb_copy_options options = {.lane_count = 1, .granule_bytes = 4096};
+	struct vb_policy *policy = open_policy(error);
+	struct vb_merge *merge = policy == NULL ? NULL : vb_merge_open(policy, &top, 1, false, &request, &options, error);
+	int result = merge == NULL ? -1 : vb_merge_run(merge, error);
+
+	vb_merge_close(merge);
+	vb_policy_free(policy);
+	return result;
+}
+
+/* Repeated, what was between may be out of the chain. */
+static bool is_middle_named(const struct scenario *scenario)
+{
+	return memmem(model_find(&model_disk, SCENARIO_NAME)->bytes, HEADER_SEARCH_BYTES, scenario->middle, strlen(scenario->middle)) != NULL;
+}
+
+static int run_pull(const struct scenario *scenario, struct vb_error *error)
+{
+	size_t base_index = scenario->base_index;
+
+	if (scenario->middle != NULL && !is_middle_named(scenario))
+		base_index--;
+	return run_merge(&(struct vb_merge_span){.is_commit = false, .base_index = base_index}, error);
+}
+
+static int run_commit(const struct scenario *scenario, struct vb_error *error)
+{
+	if (!is_middle_named(scenario))
+		return 0;   /* it was the last step */
+	return run_merge(&(struct vb_merge_span){.is_commit = true, .top_index = scenario->top_index, .base_index = scenario->base_index},
+			 error);
+}
+
 const struct scenario scenarios[] = {
-	{"new raw", PROMISE_NEW, VB_FORMAT_RAW, run_a_copy, NULL, "disk", NULL, 0, 0, true, false, 0},
-	{"new qcow2, 4 KiB", PROMISE_NEW, VB_FORMAT_QCOW2, run_a_copy, NULL, "disk", NULL, 4096, 0, true, false, 0},
-	{"new qcow2, 512", PROMISE_NEW, VB_FORMAT_QCOW2, run_a_copy, NULL, "odd", NULL, 512, 0, true, false, 0},
-	{"new qcow2 from a chain", PROMISE_NEW, VB_FORMAT_QCOW2, run_a_copy, NULL, "overlay.qcow2", "base.raw", 4096, 0, true, false, 0},
-	{"new shallow qcow2", PROMISE_NEW, VB_FORMAT_QCOW2, run_a_shallow_copy, NULL, "overlay.qcow2", "base.raw", 4096, 0, true, false, 0},
-	{"reused raw", PROMISE_MARKED, VB_FORMAT_RAW, run_a_copy, "old", "disk", NULL, 0, 0, true, false, 0},
-	{"reused qcow2", PROMISE_MARKED, VB_FORMAT_QCOW2, run_a_copy, "v3", "disk", NULL, 0, 0, true, false, 0},
-	{"reused qcow2, version 2", PROMISE_MARKED, VB_FORMAT_QCOW2, run_a_copy, "v2", "disk", NULL, 0, 0, true, false, 0},
-	{"reused qcow2, 512", PROMISE_MARKED, VB_FORMAT_QCOW2, run_a_copy, "tiny", "disk", NULL, 0, 0, true, false, 0},
-	{"reused qcow2, 1-bit refcounts", PROMISE_MARKED, VB_FORMAT_QCOW2, run_a_copy, "onebit", "disk", NULL, 0, 0, true, false, 0},
-	{"reused qcow2 with a snapshot", PROMISE_MARKED, VB_FORMAT_QCOW2, run_a_copy, "snapshot", "disk", NULL, 0, 0, true, false, 0},
-	{"reused qcow2 with a bitmap", PROMISE_MARKED, VB_FORMAT_QCOW2, run_a_copy, "bitmap", "disk", NULL, 0, 0, true, true, 0},
-	{"reused compressed qcow2", PROMISE_MARKED, VB_FORMAT_QCOW2, run_a_copy, "compressed", "disk", NULL, 0, 0, true, false, 0},
-	{"reused empty qcow2", PROMISE_MARKED, VB_FORMAT_QCOW2, run_a_copy, "empty", "disk", NULL, 0, 0, true, false, 0},
-	{"reused shallow qcow2", PROMISE_MARKED, VB_FORMAT_QCOW2, run_a_shallow_copy, "blank.qcow2", "overlay2.qcow2", "base.raw", 0, 0, true, false, 0},
-	{"changed qcow2", PROMISE_GOOD, VB_FORMAT_QCOW2, run_changes, "v3", NULL, NULL, 0, 0, true, false, 0},
-	{"changed qcow2, version 2", PROMISE_GOOD, VB_FORMAT_QCOW2, run_changes, "v2", NULL, NULL, 0, 0, true, false, 0},
-	{"changed qcow2, 512", PROMISE_GOOD, VB_FORMAT_QCOW2, run_changes, "tiny", NULL, NULL, 0, 0, true, false, 0},
-	{"changed qcow2, 512, version 2", PROMISE_GOOD, VB_FORMAT_QCOW2, run_changes, "tiny2", NULL, NULL, 0, 0, true, false, 0},
-	{"changed qcow2, 1-bit refcounts", PROMISE_GOOD, VB_FORMAT_QCOW2, run_changes, "onebit", NULL, NULL, 0, 0, true, false, 0},
-	{"changed qcow2, 64-bit refcounts", PROMISE_GOOD, VB_FORMAT_QCOW2, run_changes, "wide", NULL, NULL, 0, 0, true, false, 0},
-	{"changed qcow2 with a snapshot", PROMISE_GOOD, VB_FORMAT_QCOW2, run_changes, "snapshot", NULL, NULL, 0, 0, true, false, 0},
-	{"changed qcow2 with two snapshots, 512", PROMISE_GOOD, VB_FORMAT_QCOW2, run_changes, "snapshots", NULL, NULL, 0, 0, true, false, 0},
-	{"changed compressed qcow2", PROMISE_GOOD, VB_FORMAT_QCOW2, run_changes, "compressed", NULL, NULL, 0, 0, true, false, 0},
-	{"changed compressed qcow2 with a snapshot", PROMISE_GOOD, VB_FORMAT_QCOW2, run_changes, "packed", NULL, NULL, 0, 0, true, false, 0},
-	{"changed qcow2 with a bitmap", PROMISE_GOOD, VB_FORMAT_QCOW2, run_changes, "bitmap", NULL, NULL, 0, 0, true, true, 0},
-	{"changed empty qcow2", PROMISE_GOOD, VB_FORMAT_QCOW2, run_changes, "empty", NULL, NULL, 0, 0, true, false, 0},
-	{"changed overlay", PROMISE_GOOD, VB_FORMAT_QCOW2, run_changes, "overlay.qcow2", NULL, "base.raw", 0, 0, true, false, 0},
-	{"changed overlay, version 2", PROMISE_GOOD, VB_FORMAT_QCOW2, run_changes, "overlay2.qcow2", NULL, "base.raw", 0, 0, true, false, 0},
-	{"changed qcow2 whose refcount table grows", PROMISE_GOOD, VB_FORMAT_QCOW2, run_changes, "brim", NULL, NULL, 0, 0, true, false, VB_QCOW2_AT_REFTABLE_OFFSET},
-	{"made raw", PROMISE_NEW, VB_FORMAT_RAW, run_create, NULL, NULL, NULL, 0, 100 * KIB, false, false, 0},
-	{"made qcow2", PROMISE_NEW, VB_FORMAT_QCOW2, run_create, NULL, NULL, NULL, 512, 100 * KIB, false, false, 0},
-	{"made overlay", PROMISE_NEW, VB_FORMAT_QCOW2, run_create, NULL, NULL, "base.raw", 4096, 160 * KIB, false, false, 0},
-	{"grown raw", PROMISE_GOOD, VB_FORMAT_RAW, run_resize, "old", NULL, NULL, 0, 300 * KIB, true, false, 0},
-	{"cut raw", PROMISE_GOOD, VB_FORMAT_RAW, run_resize, "old", NULL, NULL, 0, 50 * KIB, true, false, 0},
-	{"grown qcow2", PROMISE_GOOD, VB_FORMAT_QCOW2, run_resize, "v3", NULL, NULL, 0, 1000 * KIB, true, false, 0},
-	{"grown qcow2 whose L1 table moves", PROMISE_GOOD, VB_FORMAT_QCOW2, run_resize, "tiny", NULL, NULL, 0, 4000 * KIB, true, false, VB_QCOW2_AT_L1_OFFSET},
-	{"grown overlay", PROMISE_GOOD, VB_FORMAT_QCOW2, run_resize, "short.qcow2", NULL, "base.raw", 0, 3000 * KIB, true, false, 0},
-	{"grown overlay, version 2", PROMISE_GOOD, VB_FORMAT_QCOW2, run_resize, "short2.qcow2", NULL, "base.raw", 0, 3000 * KIB, true, false, 0},
+	{"new raw", PROMISE_NEW, VB_FORMAT_RAW, run_a_copy, .source = "disk"},
+	{"new raw by sharing", PROMISE_NEW, VB_FORMAT_RAW, run_a_copy, .source = "disk", .is_shared = true},
+	{"new qcow2 by sharing", PROMISE_NEW, VB_FORMAT_QCOW2, run_a_copy, .source = "v3", .is_source_qcow2 = true, .is_shared = true,
+	 .cluster_bytes = 4096},
+	{"new qcow2 over another's empty file", PROMISE_NEW, VB_FORMAT_QCOW2, run_a_copy, .image = "nothing",
+	 .source = "disk", .cluster_bytes = 4096},
+	{"new qcow2, 4 KiB", PROMISE_NEW, VB_FORMAT_QCOW2, run_a_copy, .source = "disk", .cluster_bytes = 4096},
+	{"new qcow2, 512", PROMISE_NEW, VB_FORMAT_QCOW2, run_a_copy, .source = "odd", .cluster_bytes = 512},
+	{"new qcow2, zlib", PROMISE_NEW, VB_FORMAT_QCOW2, run_a_copy, .source = "disk", .cluster_bytes = 4096, .compression = VB_COMPRESS_ZLIB},
+	{"new qcow2, zstd", PROMISE_NEW, VB_FORMAT_QCOW2, run_a_copy, .source = "disk", .cluster_bytes = 4096, .compression = VB_COMPRESS_ZSTD},
+	{"new qcow2, compared", PROMISE_NEW, VB_FORMAT_QCOW2, run_a_compared_copy, .source = "disk", .cluster_bytes = 4096},
+	{"new qcow2 from a chain", PROMISE_NEW, VB_FORMAT_QCOW2, run_a_copy, .source = "overlay.qcow2",
+	 .backing = "base.raw", .cluster_bytes = 4096},
+	{"new shallow qcow2", PROMISE_NEW, VB_FORMAT_QCOW2, run_a_shallow_copy, .source = "overlay.qcow2",
+	 .backing = "base.raw", .cluster_bytes = 4096},
+	{"reused raw", PROMISE_MARKED, VB_FORMAT_RAW, run_a_copy, .image = "old", .source = "disk"},
+	{"raw device", PROMISE_AT_THE_END, VB_FORMAT_RAW, run_a_copy, .image = "old", .is_device = true, .source = "disk"},
+	{"new qcow2 on a device", PROMISE_MARKED, VB_FORMAT_QCOW2, run_a_copy, .image = "device", .is_device = true,
+	 .is_new = true, .source = "disk", .cluster_bytes = 4096},
+	{"reused qcow2", PROMISE_MARKED, VB_FORMAT_QCOW2, run_a_copy, .image = "v3", .source = "disk"},
+	{"reused qcow2, version 2", PROMISE_MARKED, VB_FORMAT_QCOW2, run_a_copy, .image = "v2", .source = "disk"},
+	{"reused qcow2, 512", PROMISE_MARKED, VB_FORMAT_QCOW2, run_a_copy, .image = "tiny", .source = "disk"},
+	{"reused qcow2, 1-bit refcounts", PROMISE_MARKED, VB_FORMAT_QCOW2, run_a_copy, .image = "onebit", .source = "disk"},
+	{"reused qcow2 with a snapshot", PROMISE_MARKED, VB_FORMAT_QCOW2, run_a_copy, .image = "snapshot", .source = "disk"},
+	{"reused qcow2 with a bitmap", PROMISE_MARKED, VB_FORMAT_QCOW2, run_a_copy, .image = "bitmap", .source = "disk", .is_leaky = true},
+	{"reused compressed qcow2", PROMISE_MARKED, VB_FORMAT_QCOW2, run_a_copy, .image = "compressed", .source = "disk"},
+	{"reused qcow2 with subclusters", PROMISE_MARKED, VB_FORMAT_QCOW2, run_a_copy, .image = "sub", .source = "disk"},
+	{"reused empty qcow2", PROMISE_MARKED, VB_FORMAT_QCOW2, run_a_copy, .image = "empty", .source = "disk"},
+	{"reused shallow qcow2", PROMISE_MARKED, VB_FORMAT_QCOW2, run_a_shallow_copy, .image = "blank.qcow2",
+	 .source = "overlay2.qcow2", .backing = "base.raw"},
+	{"changed qcow2", PROMISE_GOOD, VB_FORMAT_QCOW2, run_changes, .image = "v3"},
+	{"changed qcow2, version 2", PROMISE_GOOD, VB_FORMAT_QCOW2, run_changes, .image = "v2"},
+	{"changed qcow2, 512", PROMISE_GOOD, VB_FORMAT_QCOW2, run_changes, .image = "tiny"},
+	{"changed qcow2, 512, version 2", PROMISE_GOOD, VB_FORMAT_QCOW2, run_changes, .image = "tiny2"},
+	{"changed qcow2, 1-bit refcounts", PROMISE_GOOD, VB_FORMAT_QCOW2, run_changes, .image = "onebit"},
+	{"changed qcow2, 64-bit refcounts", PROMISE_GOOD, VB_FORMAT_QCOW2, run_changes, .image = "wide"},
+	{"changed qcow2 with a snapshot", PROMISE_GOOD, VB_FORMAT_QCOW2, run_changes, .image = "snapshot"},
+	{"changed qcow2 with two snapshots, 512", PROMISE_GOOD, VB_FORMAT_QCOW2, run_changes, .image = "snapshots"},
+	{"changed compressed qcow2", PROMISE_GOOD, VB_FORMAT_QCOW2, run_changes, .image = "compressed"},
+	{"changed compressed qcow2 with a snapshot", PROMISE_GOOD, VB_FORMAT_QCOW2, run_changes, .image = "packed"},
+	{"changed qcow2 with subclusters", PROMISE_GOOD, VB_FORMAT_QCOW2, run_changes, .image = "sub"},
+	{"changed qcow2 with subclusters and a snapshot", PROMISE_GOOD, VB_FORMAT_QCOW2, run_changes, .image = "subsnapshot"},
+	{"changed overlay with subclusters", PROMISE_GOOD, VB_FORMAT_QCOW2, run_changes, .image = "subover.qcow2", .backing = "base.raw"},
+	{"changed qcow2 with a bitmap", PROMISE_GOOD, VB_FORMAT_QCOW2, run_changes, .image = "bitmap", .is_leaky = true},
+	{"changed empty qcow2", PROMISE_GOOD, VB_FORMAT_QCOW2, run_changes, .image = "empty"},
+	{"changed overlay", PROMISE_GOOD, VB_FORMAT_QCOW2, run_changes, .image = "overlay.qcow2", .backing = "base.raw"},
+	{"changed overlay, version 2", PROMISE_GOOD, VB_FORMAT_QCOW2, run_changes, .image = "overlay2.qcow2", .backing = "base.raw"},
+	{"changed qcow2 whose refcount table grows", PROMISE_GOOD, VB_FORMAT_QCOW2, run_changes, .image = "brim",
+	 .moves_at = VB_QCOW2_AT_REFTABLE_OFFSET},
+	{"made raw", PROMISE_NEW, VB_FORMAT_RAW, run_create, .size_bytes = 100 * KIB, .is_single = true},
+	{"made qcow2", PROMISE_NEW, VB_FORMAT_QCOW2, run_create, .cluster_bytes = 512, .size_bytes = 100 * KIB, .is_single = true},
+	{"made overlay", PROMISE_NEW, VB_FORMAT_QCOW2, run_create, .backing = "base.raw", .cluster_bytes = 4096,
+	 .size_bytes = 160 * KIB, .is_single = true},
+	{"grown raw", PROMISE_GOOD, VB_FORMAT_RAW, run_resize, .image = "old", .size_bytes = 300 * KIB},
+	{"cut raw", PROMISE_GOOD, VB_FORMAT_RAW, run_resize, .image = "old", .size_bytes = 50 * KIB},
+	{"grown qcow2", PROMISE_GOOD, VB_FORMAT_QCOW2, run_resize, .image = "v3", .size_bytes = 1000 * KIB},
+	{"grown qcow2 whose L1 table moves", PROMISE_GOOD, VB_FORMAT_QCOW2, run_resize, .image = "tiny",
+	 .size_bytes = 4000 * KIB, .moves_at = VB_QCOW2_AT_L1_OFFSET},
+	{"grown overlay", PROMISE_GOOD, VB_FORMAT_QCOW2, run_resize, .image = "short.qcow2", .backing = "base.raw",
+	 .size_bytes = 3000 * KIB},
+	{"grown overlay, version 2", PROMISE_GOOD, VB_FORMAT_QCOW2, run_resize, .image = "short2.qcow2",
+	 .backing = "base.raw", .size_bytes = 3000 * KIB},
+	{"pulled whole chain", PROMISE_GOOD, VB_FORMAT_QCOW2, run_pull, .image = "overlay.qcow2", .backing = "base.raw",
+	 .base_index = SIZE_MAX},
+	{"pulled whole chain, 512, version 2", PROMISE_GOOD, VB_FORMAT_QCOW2, run_pull, .image = "overlay2.qcow2",
+	 .backing = "base.raw", .base_index = SIZE_MAX},
+	{"pulled to a base", PROMISE_GOOD, VB_FORMAT_QCOW2, run_pull, .image = "top.qcow2", .middle = "middle.qcow2",
+	 .backing = "base.raw", .base_index = 2},
+	{"pulled to a base, with subclusters", PROMISE_GOOD, VB_FORMAT_QCOW2, run_pull, .image = "subtop.qcow2", .middle = "middle.qcow2",
+	 .backing = "base.raw", .base_index = 2},
+	{"committed active", PROMISE_GOOD, VB_FORMAT_QCOW2, run_commit, .image = "top.qcow2", .middle = "middle.qcow2",
+	 .backing = "base.raw", .base_index = 1, .end_name = "middle.qcow2"},
+	{"committed active from subclusters", PROMISE_GOOD, VB_FORMAT_QCOW2, run_commit, .image = "subtop.qcow2",
+	 .middle = "middle.qcow2", .backing = "base.raw", .base_index = 1, .end_name = "middle.qcow2"},
+	{"committed active into raw", PROMISE_GOOD, VB_FORMAT_QCOW2, run_commit, .image = "top.qcow2",
+	 .middle = "middle.qcow2", .backing = "base.raw", .base_index = 2, .end_name = "base.raw"},
+	{"committed into raw", PROMISE_GOOD, VB_FORMAT_QCOW2, run_commit, .image = "top.qcow2", .middle = "middle.qcow2",
+	 .backing = "base.raw", .top_index = 1, .base_index = 2},
+	{"committed into smaller qcow2", PROMISE_GOOD, VB_FORMAT_QCOW2, run_commit, .image = "highest.qcow2",
+	 .middle = "high.qcow2", .backing = "low.qcow2", .top_index = 1, .base_index = 2},
+	{"committed active into smaller qcow2", PROMISE_GOOD, VB_FORMAT_QCOW2, run_commit, .image = "highest.qcow2",
+	 .middle = "high.qcow2", .backing = "low.qcow2", .base_index = 2, .end_name = "low.qcow2"},
 };
 const size_t scenario_count = sizeof(scenarios) / sizeof(scenarios[0]);
 
@@ -215,6 +340,23 @@ void scenarios_make(void)
 		"qemu-img create -q -f qcow2 -o cluster_size=4096 -b base.raw -F raw blank.qcow2 160k && "
 		"qemu-img create -q -f qcow2 -o cluster_size=4096 -b base.raw -F raw short.qcow2 52k && "
 		"qemu-img create -q -f qcow2 -o cluster_size=512,compat=0.10 -b base.raw -F raw short2.qcow2 52k && "
+		"touch nothing && cp disk device && truncate -s 300k device && "
+		"qemu-img create -q -f qcow2 -o cluster_size=4096 -b base.raw -F raw middle.qcow2 160k && "
+		"qemu-io -f qcow2 -c 'write -P 21 10k 50k' -c 'write -z 90k 8k' middle.qcow2 >io.log && "
+		"qemu-img create -q -f qcow2 -o cluster_size=4096 -b middle.qcow2 -F qcow2 top.qcow2 160k && "
+		"qemu-img create -q -f qcow2 -o cluster_size=16k,extended_l2=on -b middle.qcow2 -F qcow2 subtop.qcow2 160k && "
+		"for name in top subtop; do "
+		"qemu-io -f qcow2 -c 'write -P 22 40k 24k' -c 'write -z 20k 8k' -c 'write -P 23 92k 2k' $name.qcow2 >io.log || exit; done && "
+		"qemu-img create -q -f qcow2 -o cluster_size=16k,extended_l2=on sub 160k && "
+		"qemu-io -f qcow2 -c 'write -P 31 3k 20k' -c 'write -P 32 40k 512' -c 'write -z 70k 9k' -c 'write -P 33 75k 40k' sub >io.log && "
+		"cp sub subsnapshot && qemu-img snapshot -c one subsnapshot && "
+		"qemu-img create -q -f qcow2 -o cluster_size=16k,extended_l2=on -b base.raw -F raw subover.qcow2 160k && "
+		"qemu-io -f qcow2 -c 'write -P 34 20k 30k' -c 'write -z 100k 3k' -c 'write -P 35 121k 512' subover.qcow2 >io.log && "
+		"qemu-img create -q -f qcow2 -o cluster_size=512 low.qcow2 30k && qemu-io -f qcow2 -c 'write -P 24 3k 20k' low.qcow2 >io.log && "
+		"qemu-img create -q -f qcow2 -o cluster_size=4096 -b low.qcow2 -F qcow2 high.qcow2 100k && "
+		"qemu-io -f qcow2 -c 'write -P 25 20k 40k' high.qcow2 >io.log && "
+		"qemu-img create -q -f qcow2 -o cluster_size=512 -b high.qcow2 -F qcow2 highest.qcow2 100k && "
+		"qemu-io -f qcow2 -c 'write -P 26 90k 6k' highest.qcow2 >io.log && "
 		"qemu-img create -q -f qcow2 -o cluster_size=512,refcount_bits=64,preallocation=metadata brim 1962k && "
 		"qemu-img snapshot -c one brim"), 0);
 }
@@ -222,12 +364,22 @@ void scenarios_make(void)
 void scenario_prepare(const struct scenario *scenario)
 {
 	model_clear();
-	if (scenario->image != NULL)
-		model_load(SCENARIO_NAME, test_path("%s", scenario->image));
+	if (scenario->image != NULL) {
+		struct model_file *file = &model_disk.files[model_load(SCENARIO_NAME, test_path("%s", scenario->image))];
+
+		file->is_device = scenario->is_device;
+		/* As a caller makes it for the hypervisor's user. */
+		if (file->size_bytes == 0) {
+			file->owner = SCENARIO_OWNER;
+			file->mode = SCENARIO_MODE;
+		}
+	}
 	if (scenario->source != NULL)
 		model_load("source", test_path("%s", scenario->source));
+	if (scenario->middle != NULL)
+		model_load(scenario->middle, test_path("%s", scenario->middle));
 	if (scenario->backing != NULL)
-		model_load("base.raw", test_path("%s", scenario->backing));
+		model_load(scenario->backing, test_path("%s", scenario->backing));
 }
 
 static void add_content(struct contents *contents, uint8_t *bytes, uint64_t size_bytes)
@@ -287,12 +439,14 @@ static void add_resized(const struct scenario *scenario, struct contents *conten
 void scenario_learn(const struct scenario *scenario, struct contents *contents)
 {
 	*contents = (struct contents){0};
-	if (scenario->image != NULL)
+	if (scenario->image != NULL && scenario->promise != PROMISE_NEW && !scenario->is_new)
 		read_now(contents, SCENARIO_PATH, scenario->format);
+	if (scenario->run == run_pull || scenario->run == run_commit)
+		return;
 	if (scenario->run == run_changes)
 		learn_changes(scenario, contents);
 	else if (scenario->source != NULL)
-		read_now(contents, MODEL_FOLDER "/source", strstr(scenario->source, ".qcow2") ? VB_FORMAT_QCOW2 : VB_FORMAT_RAW);
+		read_now(contents, MODEL_FOLDER "/source", source_format(scenario));
 	else
 		add_resized(scenario, contents);
 }

@@ -7,11 +7,14 @@
 #ifndef SCENARIOS_H
 #define SCENARIOS_H
 
-#include "image.h"
 #include "model_disk.h"
+#include "writer.h"
 
 #define SCENARIO_PATH MODEL_FOLDER "/copy"
 #define SCENARIO_NAME "copy"
+/* Of an empty file that the caller made for somebody else. */
+#define SCENARIO_OWNER 107u
+#define SCENARIO_MODE 0640u
 #define CONTENTS_MAX 24u
 
 enum promise {
@@ -20,7 +23,9 @@ enum promise {
 	/* The image is as it was, does not open, or is complete; one that does not open is taken over by the next copy. */
 	PROMISE_MARKED = 2,
 	/* The image opens at every moment, each byte is what it was or was to become, and no cluster counts too little. */
-	PROMISE_GOOD = 3
+	PROMISE_GOOD = 3,
+	/* Nothing before the job's success. */
+	PROMISE_AT_THE_END = 4
 };
 
 struct scenario {
@@ -28,12 +33,22 @@ struct scenario {
 	enum promise promise;
 	enum vb_format format;             /* of SCENARIO_PATH */
 	int (*run)(const struct scenario *scenario, struct vb_error *error);
-	const char *image;                 /* made by scenarios_make, what SCENARIO_PATH is at first; NULL: nothing */
-	const char *source;                /* likewise, the file "source" that is copied; raw unless it ends in ".qcow2"; may be NULL */
-	const char *backing;               /* likewise, the file "base.raw"; may be NULL */
+	/* Names of files that scenarios_make makes; NULL: none. */
+	const char *image;                 /* what SCENARIO_PATH is at first */
+	const char *source;                /* "source" */
+	const char *middle;                /* under its own name: an image between SCENARIO_PATH and the bottom */
+	const char *backing;               /* under its own name: the bottom */
 	uint32_t cluster_bytes;            /* of a new image */
 	uint64_t size_bytes;               /* made or resized: the size wanted */
-	bool is_repeatable;                /* a second run after any crash ends as the first would have */
+	size_t top_index;                  /* of a commit */
+	size_t base_index;                 /* of a pull or commit */
+	const char *end_name;              /* the file that reads as the disk too in the end */
+	enum vb_compress compression;      /* of a new image */
+	bool is_shared;                    /* copied by sharing extents where that can be */
+	bool is_source_qcow2;              /* though its name does not say so */
+	bool is_device;                    /* SCENARIO_PATH is a block device */
+	bool is_new;                       /* on a device: formatted, not reused */
+	bool is_single;                    /* not to be repeated after a crash: the name is taken */
 	bool is_leaky;                     /* what a job gives up (bitmaps) stays in the file, with its refcounts */
 	uint32_t moves_at;                 /* the header field of a table that must have moved; 0: none */
 };

@@ -41,14 +41,13 @@ static void repeat(struct replay *replay, enum verdict verdict)
 {
 	struct vb_error error = {0};
 
-	if (!replay->scenario->is_repeatable || (replay->scenario->promise == PROMISE_NEW && verdict == VERDICT_GOOD) ||
+	if (replay->scenario->is_single || (replay->scenario->promise == PROMISE_NEW && verdict == VERDICT_GOOD) ||
 	    verdict == VERDICT_LENGTHENED)
 		return;   /* the name is taken, or has another size */
 	CHECK_OK(replay->scenario->run(replay->scenario, &error) == 0, error);
 	model_pause();
 	replay->counts.repeats++;
-	/* What leaked in the crash stays so. */
-	judge(replay->scenario, replay->contents, false);
+	judge(replay->scenario, replay->contents, MOMENT_REPEATED);
 }
 
 static void try_state(struct replay *replay, const struct survival *survival, bool is_ended)
@@ -62,7 +61,7 @@ static void try_state(struct replay *replay, const struct survival *survival, bo
 	if (!is_new && !is_ended)
 		return;
 	model_disk_copy(&model_disk, &replay->state);
-	verdict = judge(replay->scenario, replay->contents, is_ended);
+	verdict = judge(replay->scenario, replay->contents, is_ended ? MOMENT_END : MOMENT_ANY);
 	if (!is_new)
 		return;
 	replay->counts.states++;
@@ -149,8 +148,9 @@ static struct counts replay_scenario(const struct scenario *scenario, size_t wan
 	CHECK_OK(scenario->run(scenario, &error) == 0, error);
 	model_pause();
 	CHECK_EQUAL(model_open_count(), 0);
-	judge(scenario, &contents, true);
+	judge(scenario, &contents, MOMENT_END);
 	judge_sources(scenario);
+	judge_owner(scenario);
 	check_move(scenario, &before);
 	replay_all(&replay, &before);
 	printf("%-45s %5zu operations %7zu states: %6zu good, %6zu marked, %6zu nothing; %5zu repeated, %zu by qemu-img\n", scenario->name,

@@ -176,19 +176,22 @@ struct vb_writer *vb_image_open_merged(const struct vb_policy *policy, const str
 	return open_existing_writer(&file, &spec, role, error);
 }
 
-/* What cannot be opened to look is none: opening it as a destination will tell why. */
-static bool names_block_device(const struct vb_policy *policy, const char *path)
+/* What is not there is no device. */
+static int find_block_device(const struct vb_policy *policy, const char *path, bool *found, struct vb_error *error)
 {
-	struct vb_error ignored;
+	struct vb_error cause;
 	struct vb_file file;
 
-	if (vb_policy_open(policy, path, O_RDONLY, 0, &file, &ignored))
-		return false;
-
-	bool result = file.is_block_device;
-
+	*found = false;
+	if (vb_policy_open(policy, path, O_RDONLY, 0, &file, &cause)) {
+		if (cause.kind == VB_ERROR_SYSTEM && cause.system_errno == ENOENT)
+			return 0;
+		*error = cause;
+		return -1;
+	}
+	*found = file.is_block_device;
 	vb_file_close(&file);
-	return result;
+	return 0;
 }
 
 /* A device is never made, so what the copy finds on it stays where it writes nothing: raw is zeroed, a new qcow2 refers to what it
@@ -210,13 +213,15 @@ static struct vb_writer *open_device(const struct vb_policy *policy, const struc
 struct vb_writer *vb_writer_open(const struct vb_policy *policy, const struct vb_destination_spec *spec,
 				 const struct vb_chain *source, struct vb_error *error)
 {
+	bool is_device;
+
 	if (check_spec(spec, error))
 		return NULL;
 	if (spec->reuse)
 		return open_reused(policy, spec, VB_EXISTING_DESTINATION, source, error);
-	if (names_block_device(policy, spec->path))
-		return open_device(policy, spec, source, error);
-	return open_new(policy, spec, false, source, error);
+	if (find_block_device(policy, spec->path, &is_device, error))
+		return NULL;
+	return is_device ? open_device(policy, spec, source, error) : open_new(policy, spec, false, source, error);
 }
 
 struct vb_writer *vb_destination_create(const struct vb_policy *policy, const struct vb_destination_spec *spec,

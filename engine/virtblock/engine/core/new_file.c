@@ -109,6 +109,9 @@ int vb_new_file_open(const struct vb_policy *policy, const char *path, bool excl
 	}
 	if (check_empty(target, error) || vb_destination_check_source(target, source, error) ||
 	    lock_target(target, &status, error)) {
+		/* Only somebody's lock says that it may be somebody else's by now. */
+		if (error->kind == VB_ERROR_SYSTEM)
+			remove_created(target);
 		vb_file_close(target);
 		return -1;
 	}

@@ -54,6 +54,15 @@ static int put_trailer(struct vb_writer *writer, struct vb_error *error)
 	return vb_writer_sync(writer, error);
 }
 
+/* Nothing else of the file has changed yet: without the mark, or with a part of it, it must not stay longer than it was. */
+static int mark(struct vb_writer *writer, struct vb_error *error)
+{
+	if (put_trailer(writer, error) == 0)
+		return 0;
+	(void)!vb_sys->ftruncate(writer->file.fd, (off_t)writer->spec.virtual_size_bytes);
+	return -1;
+}
+
 static int set_file_size(struct vb_writer *writer, struct vb_error *error)
 {
 	uint64_t size_bytes = writer->spec.virtual_size_bytes;
@@ -80,7 +89,7 @@ static int raw_prepare(struct vb_writer *writer, const struct vb_plan *plan, str
 	if (raw(writer)->is_new)
 		return prepare_new(raw(writer), plan, error);
 	if (raw(writer)->is_marked && !raw(writer)->has_trailer)
-		return put_trailer(writer, error);
+		return mark(writer, error);
 	return 0;
 }
 
