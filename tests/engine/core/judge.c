@@ -5,6 +5,7 @@
 #include "chain_content.h"
 #include "check.h"
 #include "qcow2.h"
+#include "qcow2_bitmaps.h"
 #include "qcow2_checker.h"
 #include "writer.h"
 
@@ -109,6 +110,30 @@ static void check_all_tables(const struct scenario *scenario, bool are_leaks_all
 	}
 }
 
+/* Bitmaps are those from before the change or those from after it, or say that they are not valid. */
+static void judge_bitmaps(const struct scenario *scenario, enum moment moment)
+{
+	static const size_t counts_after[] = {[BITMAP_ADD] = 2, [BITMAP_REMOVE] = 0, [BITMAP_CLEAR] = 1};
+	struct vb_persistent_bitmaps bitmaps;
+	struct vb_error error = {0};
+	struct vb_policy *policy = vb_policy_new(NULL, 0, &error);
+	bool is_valid = true, is_old, is_new;
+
+	CHECK_OK(vb_image_list_bitmaps(policy, SCENARIO_PATH, &bitmaps, &error) == 0, error);
+	for (size_t index = 0; index < bitmaps.count; index++)
+		is_valid &= bitmaps.items[index].state == VB_BITMAP_USABLE;
+	is_old = bitmaps.count == 1 && bitmaps.items[0].dirty_bytes == SCENARIO_MARKED_BYTES;
+	is_new = bitmaps.count == counts_after[scenario->bitmap_change] &&
+		 (bitmaps.count == 0 || (bitmaps.items[0].dirty_bytes == SCENARIO_MARKED_BYTES) == (scenario->bitmap_change == BITMAP_ADD)) &&
+		 (scenario->bitmap_change != BITMAP_CLEAR || bitmaps.items[0].dirty_bytes == 0);
+	if (moment == MOMENT_END && (!is_valid || !is_new))
+		condemn(scenario, "the bitmaps are not what they were to become");
+	if (is_valid && !is_old && !is_new)
+		condemn(scenario, "the bitmaps are neither what they were nor what they were to become");
+	vb_persistent_bitmaps_free(&bitmaps);
+	vb_policy_free(policy);
+}
+
 /* What was committed into is the disk by itself. */
 static void judge_end(const struct scenario *scenario, const struct contents *contents)
 {
@@ -140,6 +165,8 @@ static enum verdict judge_qcow2(const struct scenario *scenario, const struct co
 		condemn(scenario, "a good image with wrong content");
 	free(bytes);
 	check_all_tables(scenario, scenario->is_leaky || (scenario->promise != PROMISE_NEW && moment != MOMENT_END));
+	if (scenario->bitmap_change != BITMAP_NONE)
+		judge_bitmaps(scenario, moment);
 	if (moment != MOMENT_ANY && scenario->end_name != NULL)
 		judge_end(scenario, contents);
 	return VERDICT_GOOD;

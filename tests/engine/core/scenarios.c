@@ -8,6 +8,7 @@
 #include "digest_chain.h"
 #include "merge.h"
 #include "qcow2.h"
+#include "qcow2_bitmaps.h"
 
 #define KIB 1024ull
 #define CHANGED_BYTE 0xab
@@ -212,6 +213,25 @@ static int run_commit(const struct scenario *scenario, struct vb_error *error)
 			 error);
 }
 
+/* Repeated, the bitmap may be there already, or gone. */
+static int run_bitmap_change(const struct scenario *scenario, struct vb_error *error)
+{
+	const struct vb_new_bitmap wanted = {.name = "second", .granularity_bytes = 4096, .is_enabled = true};
+	struct vb_policy *policy = open_policy(error);
+	int result = -1;
+
+	if (policy != NULL && scenario->bitmap_change == BITMAP_ADD)
+		result = vb_image_add_bitmap(policy, SCENARIO_PATH, &wanted, error);
+	else if (policy != NULL && scenario->bitmap_change == BITMAP_REMOVE)
+		result = vb_image_remove_bitmap(policy, SCENARIO_PATH, "first", error);
+	else if (policy != NULL)
+		result = vb_image_clear_bitmap(policy, SCENARIO_PATH, "first", error);
+	vb_policy_free(policy);
+	if (result && (error->kind == VB_ERROR_EXISTS || error->kind == VB_ERROR_NO_BITMAP))
+		result = 0;
+	return result;
+}
+
 const struct scenario scenarios[] = {
 	{"new raw", PROMISE_NEW, VB_FORMAT_RAW, run_a_copy, .source = "disk"},
 	{"new raw by sharing", PROMISE_NEW, VB_FORMAT_RAW, run_a_copy, .source = "disk", .is_shared = true},
@@ -295,6 +315,12 @@ const struct scenario scenarios[] = {
 	 .middle = "high.qcow2", .backing = "low.qcow2", .top_index = 1, .base_index = 2},
 	{"committed active into smaller qcow2", PROMISE_GOOD, VB_FORMAT_QCOW2, run_commit, .image = "highest.qcow2",
 	 .middle = "high.qcow2", .backing = "low.qcow2", .base_index = 2, .end_name = "low.qcow2"},
+	{"bitmap: add, 4 KiB", PROMISE_GOOD, VB_FORMAT_QCOW2, run_bitmap_change, .image = "marked", .bitmap_change = BITMAP_ADD},
+	{"bitmap: add, 512", PROMISE_GOOD, VB_FORMAT_QCOW2, run_bitmap_change, .image = "tinymarked", .bitmap_change = BITMAP_ADD},
+	{"bitmap: remove, 4 KiB", PROMISE_GOOD, VB_FORMAT_QCOW2, run_bitmap_change, .image = "marked", .bitmap_change = BITMAP_REMOVE},
+	{"bitmap: remove, 512", PROMISE_GOOD, VB_FORMAT_QCOW2, run_bitmap_change, .image = "tinymarked", .bitmap_change = BITMAP_REMOVE},
+	{"bitmap: clear, 4 KiB", PROMISE_GOOD, VB_FORMAT_QCOW2, run_bitmap_change, .image = "marked", .bitmap_change = BITMAP_CLEAR},
+	{"bitmap: clear, 512", PROMISE_GOOD, VB_FORMAT_QCOW2, run_bitmap_change, .image = "tinymarked", .bitmap_change = BITMAP_CLEAR},
 };
 const size_t scenario_count = sizeof(scenarios) / sizeof(scenarios[0]);
 
@@ -333,6 +359,9 @@ void scenarios_make(void)
 		"qemu-io -f qcow2 -c 'write -P 7 30k 40k' -c 'write -z 90k 20k' snapshots >io.log && qemu-img snapshot -c two snapshots && "
 		"cp compressed packed && qemu-img snapshot -c one packed && "
 		"cp v3 bitmap && qemu-img bitmap --add bitmap first && "
+		"cp v3 marked && cp tiny tinymarked && for name in marked tinymarked; do "
+		"qemu-img bitmap --add -g 512 $name first && qemu-io -f qcow2 -c 'write -P 41 10k 9k' -c 'write -P 42 99k 1k' $name >io.log || exit; "
+		"done && "
 		"qemu-img create -q -f qcow2 -o cluster_size=4096 -b base.raw -F raw overlay.qcow2 160k && "
 		"qemu-img create -q -f qcow2 -o cluster_size=512,compat=0.10 -b base.raw -F raw overlay2.qcow2 160k && "
 		"qemu-io -f qcow2 -c 'write -P 9 20k 30k' -c 'write -P 8 100k 3k' overlay.qcow2 >io.log && "
@@ -441,7 +470,7 @@ void scenario_learn(const struct scenario *scenario, struct contents *contents)
 	*contents = (struct contents){0};
 	if (scenario->image != NULL && scenario->promise != PROMISE_NEW && !scenario->is_new)
 		read_now(contents, SCENARIO_PATH, scenario->format);
-	if (scenario->run == run_pull || scenario->run == run_commit)
+	if (scenario->run == run_pull || scenario->run == run_commit || scenario->run == run_bitmap_change)
 		return;
 	if (scenario->run == run_changes)
 		learn_changes(scenario, contents);

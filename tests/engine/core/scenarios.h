@@ -15,6 +15,8 @@
 /* Of an empty file that the caller made for somebody else. */
 #define SCENARIO_OWNER 107u
 #define SCENARIO_MODE 0640u
+/* By the bitmap "first" of the images that have one to be changed. */
+#define SCENARIO_MARKED_BYTES (10u * 1024)
 #define CONTENTS_MAX 24u
 
 enum promise {
@@ -27,6 +29,8 @@ enum promise {
 	/* Nothing before the job's success. */
 	PROMISE_AT_THE_END = 4
 };
+
+enum bitmap_change { BITMAP_NONE = 0, BITMAP_ADD, BITMAP_REMOVE, BITMAP_CLEAR };
 
 struct scenario {
 	const char *name;
@@ -43,6 +47,7 @@ struct scenario {
 	size_t top_index;                  /* of a commit */
 	size_t base_index;                 /* of a pull or commit */
 	const char *end_name;              /* the file that reads as the disk too in the end */
+	enum bitmap_change bitmap_change;
 	enum vb_compress compression;      /* of a new image */
 	bool is_shared;                    /* copied by sharing extents where that can be */
 	bool is_source_qcow2;              /* though its name does not say so */
