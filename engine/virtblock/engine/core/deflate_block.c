@@ -110,6 +110,23 @@ uint64_t vb_deflate_estimate_bits(const struct vb_deflate_counts *counts)
 	       estimate_alphabet(counts->distance, VB_DEFLATE_DISTANCE_SYMBOLS);
 }
 
+uint32_t vb_deflate_literal_cost(const struct vb_deflate_counts *counts)
+{
+	uint32_t total = 0, literals = 0;
+	uint64_t sum = 0;
+
+	for (uint32_t symbol = 0; symbol < VB_DEFLATE_LITLEN_SYMBOLS; symbol++) {
+		total += counts->litlen[symbol];
+		if (symbol < END_OF_BLOCK) {
+			literals += counts->litlen[symbol];
+			sum += weighted_log(counts->litlen[symbol]);
+		}
+	}
+	if (literals == 0)
+		return 8 * 256;
+	return (uint32_t)((weighted_log(total) / total * literals - sum) / literals);
+}
+
 static void push_item(struct block_code *code, uint32_t *counts, uint8_t item, uint32_t repeat)
 {
 	code->items[code->item_count] = item;

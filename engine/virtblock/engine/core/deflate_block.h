@@ -55,6 +55,9 @@ static inline uint32_t vb_deflate_distance_symbol(uint32_t distance)
 /* About how many bits these symbols take with codes of their own, the codes' description left out. */
 uint64_t vb_deflate_estimate_bits(const struct vb_deflate_counts *counts);
 
+/* About what a literal takes in such a code, in 1/256 bits. */
+uint32_t vb_deflate_literal_cost(const struct vb_deflate_counts *counts);
+
 /* Writes one block, which `input` (of `length` bytes) and its sequences make. `counts` lacks the end-of-block symbol. False: there is no room. */
 bool vb_deflate_put_block(struct vb_deflate_output *output, const uint8_t *input, size_t length,
 			  const struct vb_deflate_sequence *sequences, size_t sequence_count, struct vb_deflate_counts *counts,

@@ -2,8 +2,9 @@
 /*
  * Owns: finding matches, choosing among them, and where a block ends.
  *
- * Matches: hash chains over strings of four bytes, and the last place of each string of three. A match is put off by one byte, or two, as
- * long as the one found there is worth more. Blocks: the input is cut into segments, and one joins the block before it unless two codes are cheaper.
+ * Matches: hash chains over strings of four bytes, and the last place of each string of three. A match is taken where it costs less than
+ * its bytes did as literals in the last segment, and put off by a byte as long as the one found there is worth more. Blocks: the input is
+ * cut into segments, and one joins the block before it unless two codes are cheaper.
  */
 #include "deflate_encoder.h"
 
@@ -15,36 +16,39 @@
 #include "deflate_block.h"
 
 #define WINDOW_MASK (VB_DEFLATE_WINDOW_BYTES - 1)
-#define HASH4_BITS 13u
-#define HASH3_BITS 11u
+#define CHAIN_BITS_MAX 15u
+#define CHAIN_BITS_MIN 9u
+#define SHORT_BITS 11u
 #define SEGMENT_SEQUENCES 768u
-#define SEGMENT_BYTES 12288u
+#define SEGMENT_BYTES 8192u
 #define BLOCK_SEQUENCES 24576u
-#define DESCRIPTION_BITS 480u   /* about what a further block's code takes */
-
-#define LATER_GAIN 2
-#define LATER_GAIN2 4
+#define DESCRIPTION_BITS 800u      /* about what a further block's code takes, and what is gained by few blocks */
+#define LITERAL_COST_START 1536u   /* in 1/256 bits: what a literal takes until a segment has told */
+#define MATCH_BITS 8u              /* about what the symbols of a match take */
+#define LATER_GAIN 2               /* by how much, in quarters of a byte, a match must be better that begins a byte later */
 
 struct level {
 	uint16_t depth;        /* candidates looked at */
 	uint16_t lazy_depth;   /* of those, where a match is in hand */
 	uint16_t nice_length;  /* a match that is good enough */
-	uint8_t lookahead;     /* bytes by which a match may be put off */
+	bool is_lazy;          /* a match may be put off by a byte */
 };
 
 static const struct level levels[VB_DEFLATE_LEVEL_MAX] = {
-	{4, 0, 16, 0},     {6, 4, 24, 1},    {8, 6, 32, 1},
-	{16, 8, 48, 1},    {32, 16, 64, 1},  {128, 32, 96, 1},
-	{256, 64, 128, 1}, {512, 256, 192, 1}, {4096, 4096, 258, 1},
+	{4, 0, 16, false},   {6, 4, 24, true},     {8, 6, 32, true},
+	{16, 8, 48, true},   {32, 8, 64, true},    {96, 12, 96, true},
+	{192, 48, 128, true}, {512, 192, 192, true}, {4096, 4096, 258, true},
 };
 
 struct vb_deflate_encoder {
 	struct level level;
-	uint16_t chain_heads[1u << HASH4_BITS];
-	uint16_t short_heads[1u << HASH3_BITS];
+	uint32_t chain_shift;                      /* from a hash of 32 bits to an index: small inputs use, and clear, a part of the heads */
+	uint16_t chain_heads[1u << CHAIN_BITS_MAX];
+	uint16_t short_heads[1u << SHORT_BITS];
 	uint16_t links[VB_DEFLATE_WINDOW_BYTES];
 	struct vb_deflate_counts block_counts;     /* of the segments that the block has */
 	struct vb_deflate_counts segment_counts;   /* of the one in the making */
+	uint32_t literal_cost;                     /* a literal's mean, in 1/256 bits */
 	uint64_t block_bits;                       /* estimated; 0: no segment yet */
 	size_t block_sequences;
 	size_t sequence_count;                     /* with the segment's */
@@ -98,25 +102,20 @@ static inline uint64_t load64(const uint8_t *from)
 	return le64toh(value);
 }
 
-static inline uint32_t hash4(uint32_t word)
+static inline uint32_t hash(uint32_t word, uint32_t shift)
 {
-	return (word * 0x9e3779b1u) >> (32 - HASH4_BITS);
-}
-
-static inline uint32_t hash3(uint32_t word)
-{
-	return ((word << 8) * 0x9e3779b1u) >> (32 - HASH3_BITS);
+	return (word * 0x9e3779b1u) >> shift;
 }
 
 /* Needs four bytes at `at`. Returns the head of the chain before. */
 static inline uint32_t insert(struct vb_deflate_encoder *encoder, uint32_t word, size_t at, uint32_t *short_head)
 {
-	uint32_t short_hash = hash3(word), hash = hash4(word);
-	uint32_t head = encoder->chain_heads[hash];
+	uint32_t short_hash = hash(word << 8, 32 - SHORT_BITS), chain_hash = hash(word, encoder->chain_shift);
+	uint32_t head = encoder->chain_heads[chain_hash];
 
 	*short_head = encoder->short_heads[short_hash];
 	encoder->short_heads[short_hash] = (uint16_t)at;
-	encoder->chain_heads[hash] = (uint16_t)at;
+	encoder->chain_heads[chain_hash] = (uint16_t)at;
 	encoder->links[at & WINDOW_MASK] = (uint16_t)head;
 	return head;
 }
@@ -136,12 +135,6 @@ static inline uint32_t count_equal(const uint8_t *left, const uint8_t *right, ui
 	return length;
 }
 
-/* Distances that a candidate of 16 bits can stand for: 1 to the window, and not before the input's begin. */
-static inline bool is_near(uint32_t distance, size_t at)
-{
-	return distance - 1 < VB_DEFLATE_WINDOW_BYTES && distance <= at;
-}
-
 /* Enters the string at the cursor and finds the longest match for it that is longer than `best->length`. */
 static inline bool find_match(struct vb_deflate_encoder *encoder, const struct cursor *cursor, uint32_t depth, struct match *best)
 {
@@ -149,7 +142,8 @@ static inline bool find_match(struct vb_deflate_encoder *encoder, const struct c
 	size_t left = cursor->length - cursor->at;
 	uint32_t most = left < VB_DEFLATE_MATCH_MAX ? (uint32_t)left : VB_DEFLATE_MATCH_MAX;
 	uint32_t nice = encoder->level.nice_length < most ? encoder->level.nice_length : most;
-	uint32_t length = best->length, last_distance = 0, short_head;
+	uint32_t length = best->length, short_head, at = (uint32_t)cursor->at;
+	uint32_t limit = at < VB_DEFLATE_WINDOW_BYTES ? at : VB_DEFLATE_WINDOW_BYTES;   /* of distances */
 	bool found = false;
 
 	if (left < 4)
@@ -157,11 +151,11 @@ static inline bool find_match(struct vb_deflate_encoder *encoder, const struct c
 
 	uint32_t word = load32(here);
 	uint32_t candidate = insert(encoder, word, cursor->at, &short_head);
-	uint32_t distance = (uint16_t)((uint32_t)cursor->at - short_head);
+	uint32_t distance = (uint16_t)(at - short_head);
 
 	if (length >= most)
 		return false;
-	if (length < 3 && is_near(distance, cursor->at) && ((load32(here - distance) ^ word) & 0xffffff) == 0) {
+	if (length < 3 && distance - 1 < limit && ((load32(here - distance) ^ word) & 0xffffff) == 0) {
 		length = 3;
 		best->length = 3;
 		best->distance = distance;
@@ -169,27 +163,47 @@ static inline bool find_match(struct vb_deflate_encoder *encoder, const struct c
 	}
 	if (length < 3)
 		length = 3;
-	distance = (uint16_t)((uint32_t)cursor->at - candidate);
-	/* A link that was overwritten leads to something nearer: there the chain ends. */
-	for (; depth > 0 && distance > last_distance && is_near(distance, cursor->at); depth--) {
-		const uint8_t *there = here - distance;
+	/* Most strings are new, and then the head is another's or too far: one branch says both. */
+	distance = (uint16_t)(at - candidate);
 
+	bool is_candidate = distance - 1 < limit;
+	const uint8_t *there = here - (is_candidate ? distance : 0);
+
+	if (!(is_candidate & (load32(there) == word)))
+		return found;
+	for (;;) {
 		if (load32(there + length - 3) == load32(here + length - 3) && load32(there) == word) {
 			uint32_t equal = count_equal(there, here, 4, most);
 
 			if (equal > length) {
 				length = equal;
 				best->length = equal;
-				best->distance = distance;
+				best->distance = (uint32_t)(here - there);
 				found = true;
 				if (equal >= nice)
 					break;
 			}
 		}
-		last_distance = distance;
-		distance = (uint16_t)((uint32_t)cursor->at - encoder->links[(cursor->at - distance) & WINDOW_MASK]);
+		if (--depth == 0)
+			break;
+		candidate = encoder->links[candidate & WINDOW_MASK];
+
+		uint32_t further = (uint16_t)(at - candidate);
+
+		/* A link that was overwritten leads to something nearer: there the chain ends. */
+		if (further <= (uint32_t)(here - there) || further > limit)
+			break;
+		there = here - further;
 	}
 	return found;
+}
+
+/* Whether the match takes fewer bits than its bytes would as literals. Its length's and distance's symbols take about MATCH_BITS. */
+static inline bool is_worth(const struct vb_deflate_encoder *encoder, const struct match *match)
+{
+	uint32_t distance_bits = 31 - (uint32_t)__builtin_clz(match->distance);
+
+	return match->length * encoder->literal_cost > (MATCH_BITS + distance_bits) * 256;
 }
 
 /* Enters the strings from `at` to `end` without looking for them. */
@@ -265,6 +279,7 @@ static bool end_segment(struct vb_deflate_encoder *encoder, struct cursor *curso
 			joined_bits = segment_bits;
 		}
 	}
+	encoder->literal_cost = vb_deflate_literal_cost(&encoder->segment_counts);
 	add_counts(&encoder->block_counts, &encoder->segment_counts);
 	memset(&encoder->segment_counts, 0, sizeof(encoder->segment_counts));
 	encoder->block_bits = joined_bits;
@@ -279,25 +294,24 @@ static inline int gain(const struct match *match)
 	return (int)match->length * 4 - (31 - __builtin_clz(match->distance));
 }
 
-/* The match is one at the cursor, whose string is entered. Takes it or a better one that begins a little later. */
+/* The match is one at the cursor, whose string is entered. Takes it, or better ones that begin a byte later each. */
 static void take_match(struct vb_deflate_encoder *encoder, struct cursor *cursor, struct match *match)
 {
-	struct cursor ahead = *cursor;
+	size_t entered_end = cursor->at + 1;
 
-	while (match->length < encoder->level.nice_length && ahead.at - cursor->at < encoder->level.lookahead &&
-	       ahead.at + 1 < ahead.length) {
+	while (encoder->level.is_lazy && match->length < encoder->level.nice_length && cursor->at + 1 < cursor->length) {
+		struct cursor ahead = *cursor;
 		struct match next = {match->length - 1, 0};
-		int later = (int)(ahead.at - cursor->at);
 
 		ahead.at++;
-		if (find_match(encoder, &ahead, encoder->level.lazy_depth >> later, &next) &&
-		    gain(&next) > gain(match) + LATER_GAIN + later * LATER_GAIN2) {
-			*match = next;
-			cursor->at = ahead.at;
-		}
+		entered_end = ahead.at + 1;
+		if (!find_match(encoder, &ahead, encoder->level.lazy_depth, &next) || gain(&next) <= gain(match) + LATER_GAIN)
+			break;
+		*match = next;
+		cursor->at = ahead.at;
 	}
 	push_sequence(encoder, cursor, match);
-	enter_strings(encoder, cursor, ahead.at + 1, cursor->literal_start);
+	enter_strings(encoder, cursor, entered_end, cursor->literal_start);
 	cursor->at = cursor->literal_start;
 }
 
@@ -306,7 +320,7 @@ static bool encode_all(struct vb_deflate_encoder *encoder, struct cursor *cursor
 	while (cursor->at < cursor->length) {
 		struct match match = {2, 0};
 
-		if (find_match(encoder, cursor, encoder->level.depth, &match))
+		if (find_match(encoder, cursor, encoder->level.depth, &match) && is_worth(encoder, &match))
 			take_match(encoder, cursor, &match);
 		else
 			cursor->at++;
@@ -326,12 +340,18 @@ size_t vb_deflate_encode(struct vb_deflate_encoder *encoder, const uint8_t *inpu
 	struct cursor cursor = {.input = input, .length = length};
 	struct vb_deflate_output stream = {.next = output, .end = output + capacity};
 
-	memset(encoder->chain_heads, 0, sizeof(encoder->chain_heads));
+	uint32_t chain_bits = CHAIN_BITS_MIN;
+
+	while (chain_bits < CHAIN_BITS_MAX && length > 1ull << chain_bits)
+		chain_bits++;
+	encoder->chain_shift = 32 - chain_bits;
+	memset(encoder->chain_heads, 0, sizeof(encoder->chain_heads[0]) << chain_bits);
 	memset(encoder->short_heads, 0, sizeof(encoder->short_heads));
 	memset(&encoder->block_counts, 0, sizeof(encoder->block_counts));
 	memset(&encoder->segment_counts, 0, sizeof(encoder->segment_counts));
 	encoder->block_bits = 0;
 	encoder->block_sequences = 0;
 	encoder->sequence_count = 0;
+	encoder->literal_cost = LITERAL_COST_START;
 	return encode_all(encoder, &cursor, &stream) ? (size_t)(stream.next - output) : 0;
 }
