@@ -5,7 +5,8 @@ Owns: the event loop that libvirt's callbacks come from (one thread for the proc
 thread that reconnects with back-off, and the translation of libvirt's errors into ours, field for field. Invariants:
 no libvirt object leaves this file but as an opaque handle that its own methods take; a call on a lost connection fails
 at once with the error that libvirt gave when the connection was lost or could not be opened again; `on_open` runs
-after every opening and before `is_open` is true, so what it finds is found before anybody is answered.
+after every opening and before `is_open` is true, so what it finds is found before anybody is answered; what libvirt
+tells late of a connection that was given up touches neither the new one nor anybody who listens to it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 import libvirt
@@ -26,10 +28,17 @@ KEEP_ALIVE_INTERVAL_S = 5
 KEEP_ALIVE_COUNT = 3
 RECONNECT_FIRST_S = 0.2
 RECONNECT_MAX_S = 10.0
+STOP_WAIT_S = 5.0
 HANDLE_COUNT_MAX = 4096
 
 # What libvirt says of a connection that is gone: the RPC layer's internal error, and a socket that cannot be reached.
 _LOST_NUMBERS = frozenset({libvirt.VIR_ERR_INTERNAL_ERROR, libvirt.VIR_ERR_SYSTEM_ERROR, libvirt.VIR_ERR_RPC})
+
+_CLOSE_REASONS = {
+    libvirt.VIR_CONNECT_CLOSE_REASON_ERROR: "an I/O error",
+    libvirt.VIR_CONNECT_CLOSE_REASON_EOF: "end of file from the server",
+    libvirt.VIR_CONNECT_CLOSE_REASON_KEEPALIVE: "no answer to keep-alive",
+}
 
 logger = logging.getLogger(__name__)
 
@@ -96,18 +105,25 @@ class Binding:
         self._lock = threading.Condition()
         self._connection: libvirt.virConnect | None = None
         self._is_open = False
+        self._is_lost = False  # the connection, also one that is not open to calls yet
         self._opener: threading.Thread | None = None  # the thread in `on_open`
         self._error: VirError | None = None
         self._is_closing = False
         self._thread: threading.Thread | None = None
         self._handles: OrderedDict[str, libvirt.virDomain] = OrderedDict()
         self._subscriptions: list[tuple[int, Callable[..., None]]] = []
+        self._registrations: list[int] = []  # of the connection, for events
 
     @property
     def is_open(self) -> bool:
         """Whether calls reach the hypervisor now, as far as is known."""
         with self._lock:
             return self._is_open
+
+    def wait_open(self, timeout_s: float) -> bool:
+        """Waits until calls reach the hypervisor; whether they do."""
+        with self._lock:
+            return self._lock.wait_for(lambda: self._is_open, timeout_s)
 
     def subscribe(self, event_id: int, callback: Callable[..., None]) -> None:
         """Before `start`: `callback(uuid, name, id, *arguments)` for any domain's event, in libvirt's own thread."""
@@ -124,13 +140,13 @@ class Binding:
         self._thread.start()
 
     def stop(self) -> None:
-        """Closes the connection for good."""
+        """Closes the connection for good. An opening that takes long is left behind, and undoes itself at its end."""
         with self._lock:
             self._is_closing = True
             self._is_open = False
             self._lock.notify_all()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(STOP_WAIT_S)
         self._drop(None)
 
     def call(self, function: Callable[[Any], T]) -> T:
@@ -168,9 +184,7 @@ class Binding:
             if self._connection is not None and (self._is_open or threading.current_thread() is self._opener):
                 return self._connection
             error = self._error
-        raise error or VirError(
-            ErrorNumber.INTERNAL_ERROR, "internal error: client socket is closed", domain=ErrorDomain.RPC
-        )
+        raise error or _closed()
 
     def _handle(self, connection: Any, uuid: str) -> Any:
         with self._lock:
@@ -189,10 +203,11 @@ class Binding:
 
     def _lose(self, connection: Any, error: VirError) -> None:
         with self._lock:
-            if self._connection is not connection or not self._is_open:
+            if self._connection is not connection or self._is_lost:
                 return
             logger.warning("%s was lost: %s", self._uri, error.message)
             self._is_open = False
+            self._is_lost = True
             self._error = error
             self._lock.notify_all()
 
@@ -217,26 +232,25 @@ class Binding:
         self._drop(None)
         try:
             connection = libvirt.open(self._uri)
-            self._prepare(connection)
-        except libvirt.libvirtError as error:
-            failure = vir_error(error)
             with self._lock:
-                self._error = failure
-            raise failure from None
-        with self._lock:
-            self._connection = connection
-            self._opener = threading.current_thread()
-        try:
+                self._connection = connection
+                self._is_lost = False
+                self._opener = threading.current_thread()
+            self._prepare(connection)
             self._on_open()
-        except VirError as error:
-            self._drop(error)
-            raise
+            with self._lock:
+                if self._is_lost or self._is_closing:
+                    raise self._error or _closed()
+                self._is_open = True
+                self._error = None
+                self._lock.notify_all()
+        except (VirError, libvirt.libvirtError) as error:
+            failure = vir_error(error) if isinstance(error, libvirt.libvirtError) else error
+            self._drop(failure)
+            raise failure from None
         finally:
             with self._lock:
                 self._opener = None
-        with self._lock:
-            self._is_open = not self._is_closing
-            self._error = None
         logger.info("%s is open", self._uri)
 
     def _prepare(self, connection: Any) -> None:
@@ -252,31 +266,34 @@ class Binding:
                 if error.get_error_code() != libvirt.VIR_ERR_NO_SUPPORT:
                     raise
         for event_id, callback in self._subscriptions:
-            connection.domainEventRegisterAny(None, event_id, _forward, callback)
+            self._registrations.append(connection.domainEventRegisterAny(None, event_id, _forward, callback))
 
     def _on_close(self, connection: Any, reason: int, _opaque: object) -> None:
-        reasons = {
-            libvirt.VIR_CONNECT_CLOSE_REASON_ERROR: "an I/O error",
-            libvirt.VIR_CONNECT_CLOSE_REASON_EOF: "end of file from the server",
-            libvirt.VIR_CONNECT_CLOSE_REASON_KEEPALIVE: "no answer to keep-alive",
-        }
-        detail = f"internal error: client socket is closed ({reasons.get(reason, 'closed')})"
-        with self._lock:
-            current = self._connection
-        if current is not None:
-            self._lose(current, VirError(ErrorNumber.INTERNAL_ERROR, detail, domain=ErrorDomain.RPC))
+        """In libvirt's event thread, maybe long after the connection was given up."""
+        self._lose(connection, _closed(_CLOSE_REASONS.get(reason, "closed")))
 
     def _drop(self, error: VirError | None) -> None:
         with self._lock:
             connection, self._connection = self._connection, None
+            registrations, self._registrations = self._registrations, []
             self._is_open = False
             self._error = error or self._error
             self._handles.clear()
-        if connection is not None:
+        if connection is None:
+            return
+        # What is registered keeps the connection alive behind `close`, and its events would come twice.
+        ends: list[Callable[[], object]] = [partial(connection.domainEventDeregisterAny, one) for one in registrations]
+        for end in (*ends, connection.unregisterCloseCallback, connection.close):
             try:
-                connection.close()
+                end()
             except libvirt.libvirtError as failure:
                 logger.debug("closing %s: %s", self._uri, failure)
+
+
+def _closed(why: str = "closed") -> VirError:
+    return VirError(
+        ErrorNumber.INTERNAL_ERROR, f"internal error: client socket is closed ({why})", domain=ErrorDomain.RPC
+    )
 
 
 def _is_alive(connection: Any) -> bool:

@@ -63,8 +63,8 @@ class LibvirtDriver:
 
     def close(self) -> None:
         """Closes the connection. The jobs go on in the hypervisor."""
-        self._binding.stop()
         self._follower.stop()
+        self._binding.stop()
 
     def _take_up(self) -> None:
         self._follower.take_up()

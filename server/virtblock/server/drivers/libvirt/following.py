@@ -43,6 +43,7 @@ from virtblock.server.drivers.libvirt.disk_xml import LiveDisk, find_disk, live_
 
 POLL_INTERVAL_S = 0.5
 END_WAIT_S = 5.0
+STOP_WAIT_S = 5.0
 LIST_ACTIVE = 1  # VIR_CONNECT_LIST_DOMAINS_ACTIVE
 STATE_RUNNING, STATE_SHUTOFF = 1, 5
 EVENT_STOPPED, EVENT_CRASHED = 5, 8
@@ -114,6 +115,7 @@ class Follower:
         self._paths: dict[tuple[str, int, int], str] = {}
         self._samples: dict[str, tuple[float, int]] = {}
         self._is_stopping = threading.Event()
+        self._pivots: set[threading.Thread] = set()
         self._threads = [
             threading.Thread(target=self._work, name=f"follow-{uri}", daemon=True),
             threading.Thread(target=self._poll, name=f"poll-{uri}", daemon=True),
@@ -127,11 +129,14 @@ class Follower:
             thread.start()
 
     def stop(self) -> None:
-        """Ends the threads; no event comes any more."""
+        """Ends the threads. One that waits for a hypervisor without an answer is left behind; it records nothing."""
         self._is_stopping.set()
         self._queue.put(None)
-        for thread in self._threads:
-            thread.join()
+        with self._lock:
+            threads = [*self._threads, *self._pivots]
+        deadline_s = time.monotonic() + STOP_WAIT_S
+        for thread in threads:
+            thread.join(max(deadline_s - time.monotonic(), 0))
 
     def begin(
         self, domain: Domain, disk: str, request: JobRequest, origin: JobOrigin, call: Callable[[Any], object]
@@ -385,16 +390,28 @@ class Follower:
 
     def _pivot_when_ready(self, job: BlockJob) -> None:
         """In a thread of its own: a pivot waits for the hypervisor, and events are to go on meanwhile."""
-        if job.details.get("is_pivoting"):
-            threading.Thread(target=self._pivot, args=(job,), name=f"pivot-{job.job_id}", daemon=True).start()
+        if not job.details.get("is_pivoting"):
+            return
+        thread = threading.Thread(target=self._pivot, args=(job,), name=f"pivot-{job.job_id}", daemon=True)
+        with self._lock:
+            if self._is_stopping.is_set():
+                return  # the next start finds the job READY
+            self._pivots.add(thread)
+            thread.start()
 
     def _pivot(self, job: BlockJob) -> None:
         flags = int(BlockJobAbortFlags.PIVOT)
         try:
+            while not self._binding.wait_open(POLL_INTERVAL_S):  # READY may be found while the connection is opened
+                if self._is_stopping.is_set():
+                    return
             self.end(_domain_of(job), job.disk, flags, lambda found: found.blockJobAbort(job.disk, flags))
         except VirError as error:
             # The job stays READY: whoever started it sees why, and may pivot or abort it.
             logger.warning("job %s cannot be pivoted: %s", job.job_id, error.message)
+        finally:
+            with self._lock:
+                self._pivots.discard(threading.current_thread())
 
     def _definition_left_alone(self, job: BlockJob) -> str:
         """Why the persistent definition does not name the new disk; empty when it does, or there is none."""
