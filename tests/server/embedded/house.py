@@ -15,7 +15,7 @@ from virtblock.server.core.jobs import JobRegistry, Origin
 from virtblock.server.core.model import BlockJobEvent, Domain, JobState
 from virtblock.server.core.store import Store
 from virtblock.server.drivers.embedded import EmbeddedDriver
-from virtblock.server.drivers.embedded.domain_xml import element_of
+from virtblock.server.drivers.offline.domain_xml import element_of
 
 WAIT_S = 20.0
 UUID = "11111111-1111-1111-1111-111111111111"

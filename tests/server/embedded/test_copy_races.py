@@ -19,7 +19,7 @@ from virtblock.server.core.errors import VirError
 from virtblock.server.core.jobs import JobFilter
 from virtblock.server.core.model import Domain, JobState
 from virtblock.server.core.store import Transaction
-from virtblock.server.drivers.embedded.context import EngineDoors
+from virtblock.server.drivers.offline.context import EngineDoors
 
 MIB = 1024 * 1024
 ASYNC, PIVOT = 1, 2

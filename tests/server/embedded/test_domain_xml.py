@@ -10,9 +10,9 @@ from lxml import etree
 from server.embedded.house import UUID, disk_xml, domain_xml
 
 from virtblock.server.core.errors import VirError
-from virtblock.server.drivers.embedded.disk_xml import ImageSource
-from virtblock.server.drivers.embedded.domain_xml import element_of, parse_definition, with_source, without_disk
-from virtblock.server.drivers.embedded.xml_text import DOCUMENT_MAX_BYTES
+from virtblock.server.drivers.offline.disk_xml import ImageSource
+from virtblock.server.drivers.offline.domain_xml import element_of, parse_definition, with_source, without_disk
+from virtblock.server.drivers.offline.xml_text import DOCUMENT_MAX_BYTES
 
 NO_DISKS = domain_xml()
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from virtblock.engine import EngineError, PathPolicy
-from virtblock.server.drivers.embedded.engine_errors import creating_error, opening_error, vir_error
+from virtblock.server.drivers.offline.engine_errors import creating_error, opening_error, vir_error
 
 NUMBERS = {
     "system": 38,

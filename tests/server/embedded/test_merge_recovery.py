@@ -293,7 +293,7 @@ def test_new_job_of_a_killed_process_fails(
     def dies(self: Any, *_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("virtblock.server.drivers.embedded.merge_job.MergeJob.open_images", dies)
+    monkeypatch.setattr("virtblock.server.drivers.offline.merge_job.MergeJob.open_images", dies)
     with pytest.raises(KeyboardInterrupt):
         house.pull(domain)
     monkeypatch.undo()

@@ -140,7 +140,7 @@ def test_new_job_of_a_killed_process_fails(
     def dies(self: Any, *_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("virtblock.server.drivers.embedded.copy_job.CopyJob.open_images", dies)
+    monkeypatch.setattr("virtblock.server.drivers.offline.copy_job.CopyJob.open_images", dies)
     with pytest.raises(KeyboardInterrupt):
         house.rebase(domain, tmp_path / "copy.qcow2")
     monkeypatch.undo()
@@ -189,7 +189,7 @@ def test_published_before_it_could_be_said(
     def dies(self: Any) -> None:
         raise SystemError("killed")
 
-    monkeypatch.setattr("virtblock.server.drivers.embedded.copy_job.CopyJob._announce_ready", dies)
+    monkeypatch.setattr("virtblock.server.drivers.offline.copy_job.CopyJob._announce_ready", dies)
     job_id = house.rebase(domain, destination)
     copy_job = house.driver._running.find(job_id)
     assert copy_job is not None

@@ -13,7 +13,7 @@ from server.embedded.house import House, disk_xml
 
 from virtblock.server.core.errors import VirError
 from virtblock.server.core.model import Domain
-from virtblock.server.drivers.embedded.definitions import Definitions
+from virtblock.server.drivers.embedded.definitions import StoredDefinitions
 
 MIB = 1024 * 1024
 DISK_ONLY, NO_METADATA, REUSE, ATOMIC, QUIESCE = 16, 4, 32, 128, 64
@@ -219,7 +219,7 @@ def test_definition_that_cannot_be_stored_leaves_no_overlay(
     def full(self: Any, definition: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Definitions, "save", full)
+    monkeypatch.setattr(StoredDefinitions, "save", full)
     with pytest.raises(OSError, match="No space"):
         house.driver.domain_snapshot_create_xml(domain, snapshot(), DISK_ONLY)
     assert not (chain.top.parent / "snap2.s").exists()

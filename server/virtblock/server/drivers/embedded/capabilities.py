@@ -14,7 +14,7 @@ from importlib import metadata
 
 from lxml import etree
 
-from virtblock.server.drivers.embedded import xml_text
+from virtblock.server.drivers.offline import xml_text
 
 DISTRIBUTION = "virtblock"
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import uuid as uuid_module
+from collections.abc import Callable
 
 from virtblock.server.core.errors import (
     ErrorDomain,
@@ -18,11 +19,12 @@ from virtblock.server.core.errors import (
     report,
     unsupported_flags,
 )
+from virtblock.server.core.events import DomainEvents
 from virtblock.server.core.model import Domain
 from virtblock.server.core.store import DomainRecord, Transaction
-from virtblock.server.drivers.embedded import guards
-from virtblock.server.drivers.embedded.context import Context
-from virtblock.server.drivers.embedded.domain_xml import Definition, parse_definition
+from virtblock.server.drivers.offline import guards
+from virtblock.server.drivers.offline.context import Context
+from virtblock.server.drivers.offline.domain_xml import Definition, parse_definition
 
 DEFINE_FLAGS = 1  # VALIDATE
 UNDEFINE_FLAGS = 0x7F
@@ -40,11 +42,12 @@ _LIST_GROUPS = (
 )
 
 
-class Definitions:
+class StoredDefinitions:
     """The stored domains of one connection."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, domain_events: DomainEvents) -> None:
         self._context = context
+        self._domain_events = domain_events
         self._names = threading.Lock()  # held while a name is chosen and stored
 
     def define(self, xml: str, flags: int) -> Domain:
@@ -59,7 +62,7 @@ class Definitions:
             with self._context.store.transaction() as transaction:
                 self.put(transaction, definition)
                 domain = self._domain(definition.name, definition.uuid)
-                self._context.domain_events.defined(transaction, domain, is_update=old is not None)
+                self._domain_events.defined(transaction, domain, is_update=old is not None)
         return domain
 
     def undefine(self, domain: Domain, flags: int) -> None:
@@ -71,7 +74,7 @@ class Definitions:
             guards.require_no_job(self._context, domain.uuid)
             with self._context.store.transaction() as transaction:
                 transaction.delete_domain(self._context.uri, domain.uuid)
-                self._context.domain_events.undefined(transaction, self._domain(domain.name, domain.uuid))
+                self._domain_events.undefined(transaction, self._domain(domain.name, domain.uuid))
 
     def load(self, domain: Domain) -> Definition:
         """The definition of a domain that was looked up before; 42 when it is gone."""
@@ -85,7 +88,11 @@ class Definitions:
         with self._context.store.transaction() as transaction:
             self.put(transaction, definition)
             domain = self._domain(definition.name, definition.uuid)
-            self._context.domain_events.defined(transaction, domain, is_update=True)
+            self._domain_events.defined(transaction, domain, is_update=True)
+
+    def save_with(self, definition: Definition, complete: Callable[[str | None], None]) -> None:
+        """The definition and the job's end in one transaction."""
+        complete(definition.xml)
 
     def put(self, transaction: Transaction, definition: Definition) -> None:
         """Writes a definition inside the caller's transaction."""

@@ -22,27 +22,17 @@ from virtblock.server.core.flags import DomainSaveFlags, DomainXmlFlags, Snapsho
 from virtblock.server.core.jobs import JobRegistry
 from virtblock.server.core.model import BlockBitmap, BlockInfo, BlockJobInfo, BlockJobType, Disk, Domain, TypedParameter
 from virtblock.server.core.store import Store
-from virtblock.server.drivers.embedded import (
-    bitmaps,
-    block_jobs,
-    capabilities,
-    definitions,
-    disks,
-    guards,
-    images,
-    job_checks,
-    merge_calls,
-    snapshots,
-)
-from virtblock.server.drivers.embedded.context import Context, EngineDoors
-from virtblock.server.drivers.embedded.copy_spec import spec_of
-from virtblock.server.drivers.embedded.domain_xml import Definition
-from virtblock.server.drivers.embedded.live_chains import live_backings
-from virtblock.server.drivers.embedded.merge_calls import MergeRequest
-from virtblock.server.drivers.embedded.merge_spec import merge_spec_of
-from virtblock.server.drivers.embedded.mirror_xml import Mirror, live_xml
-from virtblock.server.drivers.embedded.recovery import Recovery
-from virtblock.server.drivers.embedded.running_jobs import RunningJobs
+from virtblock.server.drivers.embedded import capabilities, definitions, images, snapshots
+from virtblock.server.drivers.offline import bitmaps, block_jobs, disks, guards, job_checks, merge_calls
+from virtblock.server.drivers.offline.context import Context, EngineDoors
+from virtblock.server.drivers.offline.copy_spec import spec_of
+from virtblock.server.drivers.offline.domain_xml import Definition
+from virtblock.server.drivers.offline.live_chains import live_backings
+from virtblock.server.drivers.offline.merge_calls import MergeRequest
+from virtblock.server.drivers.offline.merge_spec import merge_spec_of
+from virtblock.server.drivers.offline.mirror_xml import Mirror, live_xml
+from virtblock.server.drivers.offline.recovery import Recovery
+from virtblock.server.drivers.offline.running_jobs import RunningJobs
 
 XML_FLAGS = int(sum(DomainXmlFlags))
 CREATE_FLAGS = 0x3F
@@ -107,8 +97,8 @@ class EmbeddedDriver:
     ) -> None:
         """`strict_libvirt`: block calls on shut-off domains are refused as libvirt refuses them (55)."""
         self.uri = uri
-        self._context = Context(uri, store, jobs, events, policy, strict_libvirt, doors or EngineDoors())
-        self._definitions = definitions.Definitions(self._context)
+        self._context = Context(uri, store, jobs, policy, strict_libvirt, doors or EngineDoors())
+        self._definitions = definitions.StoredDefinitions(self._context, events)
         self._running = RunningJobs()
         self._block_jobs = block_jobs.BlockJobs(self._context, self._definitions, self._running)
         self._disk_changes = images.DiskChanges(self._context, self._definitions)

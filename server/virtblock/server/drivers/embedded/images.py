@@ -11,14 +11,14 @@ from virtblock.engine import EngineError, resize_image
 from virtblock.server.core.errors import ErrorDomain, ErrorNumber, report, unsupported_flags
 from virtblock.server.core.flags import BlockResizeFlags, DomainModificationImpact
 from virtblock.server.core.model import Domain
-from virtblock.server.drivers.embedded import guards, xml_text
-from virtblock.server.drivers.embedded.context import Context
-from virtblock.server.drivers.embedded.definitions import Definitions
-from virtblock.server.drivers.embedded.disk_xml import read_disk_loosely
-from virtblock.server.drivers.embedded.disks import data_files, require_readable
-from virtblock.server.drivers.embedded.domain_xml import without_disk
-from virtblock.server.drivers.embedded.engine_errors import opening_error
-from virtblock.server.drivers.embedded.job_checks import domain_not_running
+from virtblock.server.drivers.embedded.definitions import StoredDefinitions
+from virtblock.server.drivers.offline import guards, xml_text
+from virtblock.server.drivers.offline.context import Context
+from virtblock.server.drivers.offline.disk_xml import read_disk_loosely
+from virtblock.server.drivers.offline.disks import data_files, require_readable
+from virtblock.server.drivers.offline.domain_xml import without_disk
+from virtblock.server.drivers.offline.engine_errors import opening_error
+from virtblock.server.drivers.offline.job_checks import domain_not_running
 
 RESIZE_FLAGS = int(BlockResizeFlags.BYTES)
 DETACH_FLAGS = int(sum(DomainModificationImpact))
@@ -66,7 +66,7 @@ OTHER_DEVICES = frozenset(
 class DiskChanges:
     """BlockResize and DetachDevice of one connection."""
 
-    def __init__(self, context: Context, definitions: Definitions) -> None:
+    def __init__(self, context: Context, definitions: StoredDefinitions) -> None:
         self._context = context
         self._definitions = definitions
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from lxml import etree
 
 from virtblock.server.core.errors import ErrorDomain, ErrorNumber, VirError, report
-from virtblock.server.drivers.embedded import xml_text
-from virtblock.server.drivers.embedded.disk_xml import SOURCE_ATTRIBUTES, DiskDefinition, ImageSource
-from virtblock.server.drivers.embedded.domain_xml import Definition
+from virtblock.server.drivers.offline import xml_text
+from virtblock.server.drivers.offline.disk_xml import SOURCE_ATTRIBUTES, DiskDefinition, ImageSource
+from virtblock.server.drivers.offline.domain_xml import Definition
 
 KINDS = frozenset({"no", "internal", "external", "manual"})
 

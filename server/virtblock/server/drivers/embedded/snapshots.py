@@ -16,14 +16,14 @@ from virtblock.engine import EngineError, create_image
 from virtblock.server.core.errors import ErrorNumber, VirError, report, system_error, unsupported_flags
 from virtblock.server.core.flags import SnapshotCreateFlags
 from virtblock.server.core.model import Domain
-from virtblock.server.drivers.embedded import guards
-from virtblock.server.drivers.embedded.context import Context
-from virtblock.server.drivers.embedded.definitions import Definitions
-from virtblock.server.drivers.embedded.disk_xml import ImageSource
-from virtblock.server.drivers.embedded.disks import read_top, require_readable
-from virtblock.server.drivers.embedded.domain_xml import Definition, with_source
-from virtblock.server.drivers.embedded.engine_errors import opening_error, vir_error
+from virtblock.server.drivers.embedded.definitions import StoredDefinitions
 from virtblock.server.drivers.embedded.snapshot_xml import Overlay, parse_snapshot, snapshot_xml
+from virtblock.server.drivers.offline import guards
+from virtblock.server.drivers.offline.context import Context
+from virtblock.server.drivers.offline.disk_xml import ImageSource
+from virtblock.server.drivers.offline.disks import read_top, require_readable
+from virtblock.server.drivers.offline.domain_xml import Definition, with_source
+from virtblock.server.drivers.offline.engine_errors import opening_error, vir_error
 
 SNAPSHOT_FLAGS = int(sum(SnapshotCreateFlags))
 
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 class Snapshots:
     """SnapshotCreateXML of one connection."""
 
-    def __init__(self, context: Context, definitions: Definitions) -> None:
+    def __init__(self, context: Context, definitions: StoredDefinitions) -> None:
         self._context = context
         self._definitions = definitions
 

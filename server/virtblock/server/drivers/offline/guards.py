@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from virtblock.server.core.checks import domain_busy
 from virtblock.server.core.model import BlockJob
-from virtblock.server.drivers.embedded.context import Context
-from virtblock.server.drivers.embedded.domain_xml import Definition
+from virtblock.server.drivers.offline.context import Context
+from virtblock.server.drivers.offline.domain_xml import Definition
 
 
 def active_jobs(context: Context, uuid: str) -> list[BlockJob]:

@@ -11,7 +11,7 @@ import logging
 import threading
 
 from virtblock.server.core.errors import ErrorNumber, report
-from virtblock.server.drivers.embedded.engine_job import EngineJob
+from virtblock.server.drivers.offline.engine_job import EngineJob
 
 PROGRESS_INTERVAL_S = 0.2
 
@@ -29,7 +29,7 @@ class RunningJobs:
 
     def open(self) -> None:
         """Starts publishing progress."""
-        self._ticker = threading.Thread(target=self._tick, name="embedded-progress", daemon=True)
+        self._ticker = threading.Thread(target=self._tick, name="engine-progress", daemon=True)
         self._ticker.start()
 
     def add(self, job: EngineJob) -> None:

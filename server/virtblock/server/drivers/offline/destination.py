@@ -16,10 +16,10 @@ from dataclasses import dataclass, replace
 
 from virtblock.engine import EngineError, inspect, probe
 from virtblock.server.core.errors import ErrorDomain, ErrorNumber, VirError, report, system_error
-from virtblock.server.drivers.embedded import xml_text
-from virtblock.server.drivers.embedded.context import Context
-from virtblock.server.drivers.embedded.destination_options import NO_OPTIONS, DestinationOptions, read_options
-from virtblock.server.drivers.embedded.disk_xml import (
+from virtblock.server.drivers.offline import xml_text
+from virtblock.server.drivers.offline.context import Context
+from virtblock.server.drivers.offline.destination_options import NO_OPTIONS, DestinationOptions, read_options
+from virtblock.server.drivers.offline.disk_xml import (
     COPIED_FORMATS,
     DiskDefinition,
     ImageSource,
@@ -30,8 +30,8 @@ from virtblock.server.drivers.embedded.disk_xml import (
     read_source,
     source_type_of,
 )
-from virtblock.server.drivers.embedded.disks import backing_sources
-from virtblock.server.drivers.embedded.engine_errors import destination_exists, opening_error, vir_error
+from virtblock.server.drivers.offline.disks import backing_sources
+from virtblock.server.drivers.offline.engine_errors import destination_exists, opening_error, vir_error
 
 
 @dataclass(frozen=True)

@@ -19,14 +19,14 @@ from typing import Any
 from virtblock.engine import EngineError, ImageInfo, inspect
 from virtblock.server.core.errors import ErrorNumber, VirError, report
 from virtblock.server.core.model import BlockJob, BlockJobStatus, BlockJobType, Domain, JobState
-from virtblock.server.drivers.embedded.context import Context
-from virtblock.server.drivers.embedded.definitions import Definitions
-from virtblock.server.drivers.embedded.engine_errors import opening_error
-from virtblock.server.drivers.embedded.file_identity import file_identity, is_same_file
-from virtblock.server.drivers.embedded.merge_end import finish_merge
-from virtblock.server.drivers.embedded.merge_job import MergeJob, has_final_reference
-from virtblock.server.drivers.embedded.merge_spec import MergeSpec, merge_spec_of
-from virtblock.server.drivers.embedded.running_jobs import RunningJobs
+from virtblock.server.drivers.offline.context import Context
+from virtblock.server.drivers.offline.definitions import Definitions
+from virtblock.server.drivers.offline.engine_errors import opening_error
+from virtblock.server.drivers.offline.file_identity import file_identity, is_same_file
+from virtblock.server.drivers.offline.merge_end import finish_merge
+from virtblock.server.drivers.offline.merge_job import MergeJob, has_final_reference
+from virtblock.server.drivers.offline.merge_spec import MergeSpec, merge_spec_of
+from virtblock.server.drivers.offline.running_jobs import RunningJobs
 
 
 class MergeRecovery:

@@ -18,12 +18,12 @@ from typing import Any
 from virtblock.engine import EngineError, ImageInfo, inspect
 from virtblock.server.core.errors import ErrorNumber, VirError, report, system_error
 from virtblock.server.core.model import BlockJob, BlockJobStatus, BlockJobType, JobProgress
-from virtblock.server.drivers.embedded.context import Context, OpenMerge
-from virtblock.server.drivers.embedded.disk_xml import data_files_of
-from virtblock.server.drivers.embedded.engine_errors import opening_error
-from virtblock.server.drivers.embedded.engine_job import EngineJob, Wish
-from virtblock.server.drivers.embedded.file_identity import file_identity, is_same_file
-from virtblock.server.drivers.embedded.merge_spec import MergeSpec
+from virtblock.server.drivers.offline.context import Context, OpenMerge
+from virtblock.server.drivers.offline.disk_xml import data_files_of
+from virtblock.server.drivers.offline.engine_errors import opening_error
+from virtblock.server.drivers.offline.engine_job import EngineJob, Wish
+from virtblock.server.drivers.offline.file_identity import file_identity, is_same_file
+from virtblock.server.drivers.offline.merge_spec import MergeSpec
 
 logger = logging.getLogger(__name__)
 

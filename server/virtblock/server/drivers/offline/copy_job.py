@@ -15,12 +15,12 @@ from typing import Any
 from virtblock.engine import EngineError
 from virtblock.server.core.errors import ErrorNumber, report, system_error
 from virtblock.server.core.model import BlockJob
-from virtblock.server.drivers.embedded.context import Context, OpenChain
-from virtblock.server.drivers.embedded.copy_spec import PARTIAL_SUFFIX, CopySpec
-from virtblock.server.drivers.embedded.destination import Destination, find_reused_backing
-from virtblock.server.drivers.embedded.engine_errors import creating_error
-from virtblock.server.drivers.embedded.engine_job import EngineJob
-from virtblock.server.drivers.embedded.file_identity import file_identity, is_same_file
+from virtblock.server.drivers.offline.context import Context, OpenChain
+from virtblock.server.drivers.offline.copy_spec import PARTIAL_SUFFIX, CopySpec
+from virtblock.server.drivers.offline.destination import Destination, find_reused_backing
+from virtblock.server.drivers.offline.engine_errors import creating_error
+from virtblock.server.drivers.offline.engine_job import EngineJob
+from virtblock.server.drivers.offline.file_identity import file_identity, is_same_file
 
 
 class CopyJob(EngineJob):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the parts of the embedded driver share.
+"""What the parts of these jobs share.
 
 Owns: one lock per domain, and the doors to the engine that tests replace. Invariants: a domain's lock is held for
 short sections only (reading and changing its definition, reserving its disks for a job), never while data moves;
@@ -18,7 +18,6 @@ from weakref import WeakValueDictionary
 
 from virtblock import engine
 from virtblock.engine import ImageInfo, PathPolicy, Preallocation
-from virtblock.server.core.events import DomainEvents
 from virtblock.server.core.jobs import JobRegistry
 from virtblock.server.core.store import Store
 
@@ -116,12 +115,11 @@ class DomainLocks:
 
 @dataclass(frozen=True)
 class Context:
-    """The driver's surroundings. `policy` says which files may be opened."""
+    """The surroundings of one connection's jobs. `policy` says which files may be opened."""
 
     uri: str
     store: Store
     jobs: JobRegistry
-    domain_events: DomainEvents
     policy: PathPolicy
     strict_libvirt: bool = False
     doors: EngineDoors = field(default_factory=EngineDoors)

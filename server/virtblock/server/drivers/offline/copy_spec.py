@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from virtblock.server.core.model import BlockJob
-from virtblock.server.drivers.embedded.destination_options import NO_OPTIONS, DestinationOptions
-from virtblock.server.drivers.embedded.disk_xml import ImageSource
+from virtblock.server.drivers.offline.destination_options import NO_OPTIONS, DestinationOptions
+from virtblock.server.drivers.offline.disk_xml import ImageSource
 
 CopyMode = Literal["full", "top"]
 

@@ -12,10 +12,10 @@ from virtblock.engine import EngineError, ImageInfo, inspect
 from virtblock.server.core.errors import ErrorNumber, VirError, report
 from virtblock.server.core.jobs import job_error
 from virtblock.server.core.model import BlockInfo, Disk, DiskImage
-from virtblock.server.drivers.embedded.context import Context
-from virtblock.server.drivers.embedded.disk_xml import COPIED_FORMATS, DiskDefinition, ImageSource, data_files_of
-from virtblock.server.drivers.embedded.domain_xml import Definition
-from virtblock.server.drivers.embedded.engine_errors import opening_error
+from virtblock.server.drivers.offline.context import Context
+from virtblock.server.drivers.offline.disk_xml import COPIED_FORMATS, DiskDefinition, ImageSource, data_files_of
+from virtblock.server.drivers.offline.domain_xml import Definition
+from virtblock.server.drivers.offline.engine_errors import opening_error
 
 Layers = tuple[tuple[str, str], ...]
 

@@ -14,13 +14,13 @@ from virtblock.engine import BitmapInfo, EngineError, add_bitmap, clear_bitmap, 
 from virtblock.server.core import checks
 from virtblock.server.core.errors import ErrorNumber, VirError, report
 from virtblock.server.core.model import BlockBitmap, Domain
-from virtblock.server.drivers.embedded import guards
-from virtblock.server.drivers.embedded.context import Context
-from virtblock.server.drivers.embedded.definitions import Definitions
-from virtblock.server.drivers.embedded.disk_xml import DiskDefinition
-from virtblock.server.drivers.embedded.disks import find_job_disk, require_readable
-from virtblock.server.drivers.embedded.engine_errors import opening_error
-from virtblock.server.drivers.embedded.job_checks import domain_not_running
+from virtblock.server.drivers.offline import guards
+from virtblock.server.drivers.offline.context import Context
+from virtblock.server.drivers.offline.definitions import Definitions
+from virtblock.server.drivers.offline.disk_xml import DiskDefinition
+from virtblock.server.drivers.offline.disks import find_job_disk, require_readable
+from virtblock.server.drivers.offline.engine_errors import opening_error
+from virtblock.server.drivers.offline.job_checks import domain_not_running
 
 
 class Bitmaps:

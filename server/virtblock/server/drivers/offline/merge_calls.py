@@ -15,17 +15,17 @@ from virtblock.server.core.driver import JobOrigin
 from virtblock.server.core.errors import ErrorDomain, ErrorNumber, VirError, report, unsupported_flags
 from virtblock.server.core.flags import BlockCommitFlags, BlockPullFlags, BlockRebaseFlags
 from virtblock.server.core.model import BlockJob, BlockJobType, Domain, JobState
-from virtblock.server.drivers.embedded import disks, job_checks
-from virtblock.server.drivers.embedded.context import Context
-from virtblock.server.drivers.embedded.definitions import Definitions
-from virtblock.server.drivers.embedded.disk_chain import DiskChain
-from virtblock.server.drivers.embedded.disk_xml import DiskDefinition
-from virtblock.server.drivers.embedded.domain_xml import Definition
-from virtblock.server.drivers.embedded.live_chains import disk_chain
-from virtblock.server.drivers.embedded.merge_end import finish_merge
-from virtblock.server.drivers.embedded.merge_job import MergeJob
-from virtblock.server.drivers.embedded.merge_spec import MergeSpec
-from virtblock.server.drivers.embedded.running_jobs import RunningJobs
+from virtblock.server.drivers.offline import disks, job_checks
+from virtblock.server.drivers.offline.context import Context
+from virtblock.server.drivers.offline.definitions import Definitions
+from virtblock.server.drivers.offline.disk_chain import DiskChain
+from virtblock.server.drivers.offline.disk_xml import DiskDefinition
+from virtblock.server.drivers.offline.domain_xml import Definition
+from virtblock.server.drivers.offline.live_chains import disk_chain
+from virtblock.server.drivers.offline.merge_end import finish_merge
+from virtblock.server.drivers.offline.merge_job import MergeJob
+from virtblock.server.drivers.offline.merge_spec import MergeSpec
+from virtblock.server.drivers.offline.running_jobs import RunningJobs
 
 PULL_FLAGS = int(sum(BlockPullFlags))
 COMMIT_FLAGS = int(sum(BlockCommitFlags))

@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 
 from virtblock.server.core.errors import ErrorDomain, ErrorNumber, VirError, report
-from virtblock.server.drivers.embedded.disk_xml import ImageSource
+from virtblock.server.drivers.offline.disk_xml import ImageSource
 
 INDEX_MAX = 2**32 - 1
 _INDEXED = re.compile(r"(?P<target>[^\[]*)\[[ \t]*\+?(?P<index>[0-9]+)\]")

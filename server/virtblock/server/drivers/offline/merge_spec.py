@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from virtblock.server.core.model import BlockJob, BlockJobType
-from virtblock.server.drivers.embedded.copy_spec import image_from_json, image_to_json
-from virtblock.server.drivers.embedded.disk_xml import ImageSource
+from virtblock.server.drivers.offline.copy_spec import image_from_json, image_to_json
+from virtblock.server.drivers.offline.disk_xml import ImageSource
 
 MERGE_TYPES = frozenset({BlockJobType.PULL, BlockJobType.COMMIT, BlockJobType.ACTIVE_COMMIT})
 

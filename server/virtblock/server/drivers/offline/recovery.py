@@ -18,15 +18,15 @@ from collections.abc import Callable
 from virtblock.server.core.errors import ErrorNumber, VirError, report
 from virtblock.server.core.jobs import job_error
 from virtblock.server.core.model import BlockJob, BlockJobStatus, Domain, JobState
-from virtblock.server.drivers.embedded.context import Context
-from virtblock.server.drivers.embedded.copy_job import CopyJob
-from virtblock.server.drivers.embedded.copy_spec import PARTIAL_SUFFIX, CopySpec, spec_of
-from virtblock.server.drivers.embedded.definitions import Definitions
-from virtblock.server.drivers.embedded.file_identity import file_identity, is_same_file
-from virtblock.server.drivers.embedded.merge_recovery import MergeRecovery
-from virtblock.server.drivers.embedded.merge_spec import MERGE_TYPES
-from virtblock.server.drivers.embedded.pivot import finish_pivot
-from virtblock.server.drivers.embedded.running_jobs import RunningJobs
+from virtblock.server.drivers.offline.context import Context
+from virtblock.server.drivers.offline.copy_job import CopyJob
+from virtblock.server.drivers.offline.copy_spec import PARTIAL_SUFFIX, CopySpec, spec_of
+from virtblock.server.drivers.offline.definitions import Definitions
+from virtblock.server.drivers.offline.file_identity import file_identity, is_same_file
+from virtblock.server.drivers.offline.merge_recovery import MergeRecovery
+from virtblock.server.drivers.offline.merge_spec import MERGE_TYPES
+from virtblock.server.drivers.offline.pivot import finish_pivot
+from virtblock.server.drivers.offline.running_jobs import RunningJobs
 
 logger = logging.getLogger(__name__)
 

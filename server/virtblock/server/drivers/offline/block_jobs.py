@@ -31,23 +31,23 @@ from virtblock.server.core.model import (
     JobState,
     TypedParameter,
 )
-from virtblock.server.drivers.embedded import destination as targets
-from virtblock.server.drivers.embedded import disks, job_checks
-from virtblock.server.drivers.embedded.context import Context, OpenChain
-from virtblock.server.drivers.embedded.copy_job import CopyJob
-from virtblock.server.drivers.embedded.copy_spec import CopySpec
-from virtblock.server.drivers.embedded.definitions import Definitions
-from virtblock.server.drivers.embedded.destination import Destination
-from virtblock.server.drivers.embedded.disk_xml import DiskDefinition
-from virtblock.server.drivers.embedded.domain_xml import Definition
-from virtblock.server.drivers.embedded.engine_errors import vir_error
-from virtblock.server.drivers.embedded.engine_job import EngineJob
-from virtblock.server.drivers.embedded.file_identity import file_identity, is_same_file
-from virtblock.server.drivers.embedded.merge_calls import MergeCalls, MergeRequest
-from virtblock.server.drivers.embedded.merge_spec import MERGE_TYPES, merge_spec_of
-from virtblock.server.drivers.embedded.mirror_xml import source_index
-from virtblock.server.drivers.embedded.pivot import finish_pivot
-from virtblock.server.drivers.embedded.running_jobs import RunningJobs
+from virtblock.server.drivers.offline import destination as targets
+from virtblock.server.drivers.offline import disks, job_checks
+from virtblock.server.drivers.offline.context import Context, OpenChain
+from virtblock.server.drivers.offline.copy_job import CopyJob
+from virtblock.server.drivers.offline.copy_spec import CopySpec
+from virtblock.server.drivers.offline.definitions import Definitions
+from virtblock.server.drivers.offline.destination import Destination
+from virtblock.server.drivers.offline.disk_xml import DiskDefinition
+from virtblock.server.drivers.offline.domain_xml import Definition
+from virtblock.server.drivers.offline.engine_errors import vir_error
+from virtblock.server.drivers.offline.engine_job import EngineJob
+from virtblock.server.drivers.offline.file_identity import file_identity, is_same_file
+from virtblock.server.drivers.offline.merge_calls import MergeCalls, MergeRequest
+from virtblock.server.drivers.offline.merge_spec import MERGE_TYPES, merge_spec_of
+from virtblock.server.drivers.offline.mirror_xml import source_index
+from virtblock.server.drivers.offline.pivot import finish_pivot
+from virtblock.server.drivers.offline.running_jobs import RunningJobs
 
 REBASE_FLAGS = int(sum(BlockRebaseFlags))
 COPY_FLAGS = int(sum(BlockCopyFlags)) & ~int(BlockCopyFlags.TARGET_ZEROED)

@@ -16,9 +16,9 @@ from itertools import count
 from lxml import etree
 
 from virtblock.server.core.model import BlockJob, BlockJobType, JobState
-from virtblock.server.drivers.embedded import xml_text
-from virtblock.server.drivers.embedded.disk_xml import SOURCE_ATTRIBUTES, ImageSource
-from virtblock.server.drivers.embedded.domain_xml import (
+from virtblock.server.drivers.offline import xml_text
+from virtblock.server.drivers.offline.disk_xml import SOURCE_ATTRIBUTES, ImageSource
+from virtblock.server.drivers.offline.domain_xml import (
     Definition,
     backing_element,
     element_of,

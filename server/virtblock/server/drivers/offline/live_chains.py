@@ -9,15 +9,15 @@ what the files say may change under the reader.
 from __future__ import annotations
 
 from virtblock.engine import EngineError
-from virtblock.server.drivers.embedded import disks
-from virtblock.server.drivers.embedded.context import Context
-from virtblock.server.drivers.embedded.disk_chain import DiskChain
-from virtblock.server.drivers.embedded.disk_xml import DiskDefinition, ImageSource
-from virtblock.server.drivers.embedded.domain_xml import Definition
-from virtblock.server.drivers.embedded.engine_errors import opening_error
-from virtblock.server.drivers.embedded.guards import active_jobs
-from virtblock.server.drivers.embedded.merge_spec import MERGE_TYPES, merge_spec_of
-from virtblock.server.drivers.embedded.mirror_xml import image_indexes
+from virtblock.server.drivers.offline import disks
+from virtblock.server.drivers.offline.context import Context
+from virtblock.server.drivers.offline.disk_chain import DiskChain
+from virtblock.server.drivers.offline.disk_xml import DiskDefinition, ImageSource
+from virtblock.server.drivers.offline.domain_xml import Definition
+from virtblock.server.drivers.offline.engine_errors import opening_error
+from virtblock.server.drivers.offline.guards import active_jobs
+from virtblock.server.drivers.offline.merge_spec import MERGE_TYPES, merge_spec_of
+from virtblock.server.drivers.offline.mirror_xml import image_indexes
 
 
 def live_backings(context: Context, definition: Definition) -> dict[str, tuple[ImageSource, ...]]:

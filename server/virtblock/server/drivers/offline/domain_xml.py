@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from lxml import etree
 
 from virtblock.server.core.errors import ErrorDomain, ErrorNumber, VirError, report
-from virtblock.server.drivers.embedded import xml_text
-from virtblock.server.drivers.embedded.disk_xml import SOURCE_ATTRIBUTES, DiskDefinition, ImageSource, read_disk
+from virtblock.server.drivers.offline import xml_text
+from virtblock.server.drivers.offline.disk_xml import SOURCE_ATTRIBUTES, DiskDefinition, ImageSource, read_disk
 
 DISK_DEPTH = 2
 NO_NAME = 21  # VIR_ERR_NO_NAME

@@ -23,8 +23,8 @@ from virtblock.engine import CELL_DONE, EngineError
 from virtblock.server.core.errors import ErrorNumber, VirError, report
 from virtblock.server.core.jobs import job_error, libvirt_progress
 from virtblock.server.core.model import BlockJob, BlockJobStatus, Domain, JobProgress, JobState
-from virtblock.server.drivers.embedded.context import Context, EngineWork, OpenChain
-from virtblock.server.drivers.embedded.engine_errors import opening_error, vir_error
+from virtblock.server.drivers.offline.context import Context, EngineWork, OpenChain
+from virtblock.server.drivers.offline.engine_errors import opening_error, vir_error
 
 RATE_WINDOW_S = 3.0
 

@@ -14,12 +14,12 @@ from virtblock.server.core.driver import JobOrigin
 from virtblock.server.core.errors import ErrorDomain, ErrorNumber, VirError, report
 from virtblock.server.core.jobs import Origin
 from virtblock.server.core.model import Domain
-from virtblock.server.drivers.embedded import disks
-from virtblock.server.drivers.embedded.context import Context
-from virtblock.server.drivers.embedded.definitions import Definitions
-from virtblock.server.drivers.embedded.disk_xml import DiskDefinition
-from virtblock.server.drivers.embedded.domain_xml import Definition
-from virtblock.server.drivers.embedded.engine_job import EngineJob
+from virtblock.server.drivers.offline import disks
+from virtblock.server.drivers.offline.context import Context
+from virtblock.server.drivers.offline.definitions import Definitions
+from virtblock.server.drivers.offline.disk_xml import DiskDefinition
+from virtblock.server.drivers.offline.domain_xml import Definition
+from virtblock.server.drivers.offline.engine_job import EngineJob
 
 
 def domain_not_running() -> VirError:

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The end of a pull or commit: the definition names the chain as it is then.
+
+Owns: what these jobs change in a definition. Invariants: a definition that names no chain is left as it is, but for
+the source after an active commit; it never names an image that is no part of the chain any more; the new definition
+is durable when the job's end is. Doing it again after a crash gives the same result.
+"""
+
+from __future__ import annotations
+
+import os
+
+from virtblock.server.core.model import BlockJobType
+from virtblock.server.drivers.offline.context import Context
+from virtblock.server.drivers.offline.definitions import Definitions
+from virtblock.server.drivers.offline.disk_xml import DiskDefinition, ImageSource
+from virtblock.server.drivers.offline.domain_xml import Definition, with_backing, with_source
+from virtblock.server.drivers.offline.merge_job import MergeJob, delete_removed
+from virtblock.server.drivers.offline.merge_spec import MergeSpec
+from virtblock.server.drivers.offline.pivot import has_source, other_source
+
+
+def finish_merge(context: Context, definitions: Definitions, merge_job: MergeJob) -> None:
+    """Makes definition and end durable together, and then removes what DELETE asked to remove."""
+    spec = merge_job.spec
+    with context.locks.hold(merge_job.domain.uuid):
+        definition = definitions.load(merge_job.domain)
+        disk = definition.disk_of_target(merge_job.target)
+        is_mirror = spec.type is BlockJobType.ACTIVE_COMMIT
+        if disk is not None and has_source(disk, merge_job.source_path):
+            merged = merged_definition(definition, disk, spec)
+            if merged is None:
+                merge_job.complete(None)
+            else:
+                definitions.save_with(merged, merge_job.complete)
+        elif is_mirror and has_source(disk, merge_job.final_path):  # a crash came before the record
+            merge_job.complete(None)
+        elif is_mirror:
+            raise other_source(merge_job.target, merge_job.source_path, disk)
+        else:  # the chain is another one already, whoever uses it
+            merge_job.complete(None, other_source(merge_job.target, merge_job.source_path, disk).message)
+    if spec.is_deleting and merge_job.failure is None:
+        delete_removed(context, merge_job.job, spec)
+
+
+def merged_definition(definition: Definition, disk: DiskDefinition, spec: MergeSpec) -> Definition | None:
+    """The definition after the job; None when nothing in it changes, also because it was changed before.
+
+    Where it names images, but none down to the base, it names only those above the ones that went: what lies below is
+    found by the headers then, as in libvirt.
+    """
+    named = tuple(image for image in (disk.source, *disk.backing) if image is not None)
+    gone = {_place(spec.images[position]) for position in spec.removed}
+    kept = tuple(image for image in named if _place(image) not in gone)
+    base = None if spec.base_index is None else _place(spec.images[spec.base_index])
+    names_base = base is None or base in map(_place, named)
+    if spec.type is BlockJobType.ACTIVE_COMMIT:
+        return with_source(
+            definition,
+            disk.target,
+            kept[0] if names_base else spec.written,
+            backing=kept[1:] if names_base else (),
+            is_terminated=names_base and disk.is_terminated,
+        )
+    if kept == named:
+        return None
+    return with_backing(definition, disk.target, kept[1:], is_terminated=names_base and disk.is_terminated)
+
+
+def _place(image: ImageSource) -> str:
+    """Where an image lies, whatever links its name goes through."""
+    return os.path.realpath(image.path or "")
