@@ -209,6 +209,32 @@ static void lying_subclusters_are_found_out(void)
 	}
 }
 
+static void fail_to_write_twice(const char *words, uint64_t offset_bytes)
+{
+	static const uint8_t piece[65536];
+	struct vb_writer *writer = vb_image_open_writable(policy, copy_path, VB_FORMAT_QCOW2, &error);
+
+	CHECK_OK(writer != NULL, error);
+	for (unsigned time = 0; time < 2; time++) {
+		error = (struct vb_error){0};
+		CHECK(writer->ops->write(writer, time * sizeof(piece), piece, sizeof(piece), &error) < 0);
+		CHECK_ERROR(error, VB_ERROR_FORMAT, words);
+		CHECK_EQUAL(error.offset_bytes, offset_bytes);
+	}
+	writer->ops->close(writer);
+}
+
+/* The second of two lanes must not say that what the first one has checked is claimed twice. */
+static void the_first_reason_stays(void)
+{
+	make_plain();
+
+	uint64_t entry_at = (load_be64(load_be64(VB_QCOW2_AT_L1_OFFSET)) & VB_QCOW2_OFFSET_MASK) + 16;
+
+	patch_be64(copy_path, entry_at, load_be64(entry_at) | (1ull << 60));
+	fail_to_write_twice("reserved bits", entry_at);
+}
+
 static void made_images_are_clean(void)
 {
 	static const uint64_t sizes[] = {0, 512, 1000, 5 * MIB + 512, 1ull << 40};
@@ -359,6 +385,7 @@ int main(void)
 	RUN(unfit_images_are_refused_untouched);
 	RUN(lying_images_are_found_out);
 	RUN(lying_subclusters_are_found_out);
+	RUN(the_first_reason_stays);
 	RUN(made_images_are_clean);
 	RUN(images_grow);
 	RUN(what_a_checkpoint_holds_is_found);

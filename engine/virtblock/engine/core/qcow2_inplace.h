@@ -37,6 +37,7 @@ struct inplace_writer {
 	uint64_t *owned;            /* one bit per host cluster that was in use at open: a table's or an in-place data cluster's */
 	uint64_t *packed;           /* likewise: holds compressed clusters, which share it */
 	uint64_t owned_count;
+	struct vb_error check_error;   /* why a table was not accepted, after which nothing is known of owners any more */
 };
 
 /* Once, before the first change: the mark, and the features that do not survive a writer who knows nothing of them (bitmaps, but where

@@ -211,25 +211,33 @@ static int check_entry(struct inplace_writer *self, const uint8_t *at, bool is_s
 	return entry.word ? check_word(self, entry.word, is_shared, at_bytes, error) : 0;
 }
 
+/* Half checked, a table has claimed clusters that a second check would take for somebody else's: whoever comes later, another lane too,
+ * is told what the first one was told. */
+static int check_table(struct inplace_writer *self, const uint8_t *bytes, uint64_t l1_entry, struct vb_error *error)
+{
+	uint64_t offset_bytes = l1_entry & VB_QCOW2_OFFSET_MASK;
+
+	for (size_t at = 0; self->check_error.kind == 0 && at < self->header.cluster_size_bytes; at += vb_qcow2_l2_entry_bytes(&self->header))
+		check_entry(self, bytes + at, !(l1_entry & VB_QCOW2_COPIED), offset_bytes + at, &self->check_error);
+	if (self->check_error.kind == 0)
+		return 0;
+	*error = self->check_error;
+	return -1;
+}
+
 static int load_table(struct inplace_writer *self, uint64_t l1_index, struct vb_error *error)
 {
 	struct vb_l2_slot *slot = &self->l2[l1_index];
 	uint64_t l1_entry = self->l1[l1_index];
-	uint64_t offset_bytes = l1_entry & VB_QCOW2_OFFSET_MASK;
 	size_t length = self->header.cluster_size_bytes;
 	uint8_t *bytes = malloc(length);
 
 	if (!bytes)
 		return no_memory(self, error);
-	if (vb_pread_full(self->base.file.fd, self->base.file.path, bytes, length, offset_bytes, error)) {
+	if (vb_pread_full(self->base.file.fd, self->base.file.path, bytes, length, l1_entry & VB_QCOW2_OFFSET_MASK, error) ||
+	    (!slot->is_checked && check_table(self, bytes, l1_entry, error))) {
 		free(bytes);
 		return -1;
-	}
-	for (size_t at = 0; !slot->is_checked && at < length; at += vb_qcow2_l2_entry_bytes(&self->header)) {
-		if (check_entry(self, bytes + at, !(l1_entry & VB_QCOW2_COPIED), offset_bytes + at, error)) {
-			free(bytes);
-			return -1;
-		}
 	}
 	slot->is_checked = true;
 	slot->bytes = bytes;
