@@ -23,6 +23,9 @@ ASYNC, PIVOT = 1, 2
 INTERNAL_ERROR, INVALID_ARG, SYSTEM_ERROR, OPERATION_INVALID, CONFIG_UNSUPPORTED = 1, 8, 38, 55, 67
 ARGUMENT_UNSUPPORTED, OVERFLOW, BLOCK_COPY_ACTIVE, ACCESS_DENIED = 74, 82, 83, 88
 
+# A job that must not end, nor become READY, before the test lets it: its first chunk alone takes hours.
+STANDING_STILL_BYTES_PER_S = 1
+
 
 class Guest:
     """A defined domain `guest` with one disk `vda`, and all that a row needs to judge what became of it."""

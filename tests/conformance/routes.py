@@ -346,12 +346,17 @@ class GrpcRoute(Route):
 
     def clear(self) -> None:
         """Ends every job and forgets every domain, so that the daemon serves the next case as a new one would."""
-        filters = block_job_service_pb2.ListBlockJobsRequest(page_size=1000)
-        for job in self._do(self._jobs.ListBlockJobs, filters).jobs:
-            with contextlib.suppress(Refused):  # it may end by itself
-                self.abort(job.domain.name, job.disk)
+        self.wait_until(self._has_ended_all_jobs)
         for domain in self._do(self._connect.ListAllDomains, connect_service_pb2.ListAllDomainsRequest()).domains:
             self.undefine(domain.name)
+
+    def _has_ended_all_jobs(self) -> bool:
+        """Aborts what runs; what is being ended already cannot be aborted, and is asked for again."""
+        jobs = self._do(self._jobs.ListBlockJobs, block_job_service_pb2.ListBlockJobsRequest(page_size=1000)).jobs
+        for job in jobs:
+            with contextlib.suppress(Refused):
+                self.abort(job.domain.name, job.disk)
+        return not jobs
 
     def _do(self, call: Any, request: Any) -> Any:
         try:

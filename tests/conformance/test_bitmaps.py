@@ -19,13 +19,13 @@ from conformance.guests import (
     OPERATION_INVALID,
     REUSE_EXT,
     SHALLOW,
+    STANDING_STILL_BYTES_PER_S,
     Guest,
 )
 from conformance.routes import Bitmap, Refused
 
 NO_DOMAIN, NO_CHECKPOINT, INCONSISTENT = 42, 103, 109
 COPY_SHALLOW, COPY_REUSE_EXT = 1, 2
-SLOW_BYTES_PER_S = 512 * KIB
 
 
 def _refused(number: int, call: Callable[[], object], text: str = "") -> None:
@@ -150,7 +150,7 @@ def test_while_a_copy_runs(chain_guest: Guest) -> None:
     """Its bitmaps can be seen, not changed."""
     guest, route = chain_guest, chain_guest.route
     route.add_bitmap("guest", "vda", "b")
-    guest.copy(COPY | BYTES, SLOW_BYTES_PER_S)
+    guest.copy(COPY | BYTES, STANDING_STILL_BYTES_PER_S)
     assert [bitmap.name for bitmap in route.bitmaps("guest", "vda")] == ["b"]
     for change in (route.add_bitmap, route.remove_bitmap, route.clear_bitmap):
         _refused(BLOCK_COPY_ACTIVE, lambda: change("guest", "vda", "b"), "active block copy job")  # noqa: B023

@@ -20,23 +20,21 @@ from conformance.guests import (
     CONFIG_UNSUPPORTED,
     COPY,
     INVALID_ARG,
-    KIB,
     OPERATION_INVALID,
     OVERFLOW,
     PIVOT,
     RAW,
     REUSE_EXT,
     SHALLOW,
+    STANDING_STILL_BYTES_PER_S,
     Guest,
 )
 from conformance.routes import Refused, Route
 
-SLOW_BYTES_PER_S = 512 * KIB
-
 
 def slow_copy(guest: Guest) -> str:
     """A copy that is far from READY for as long as a test needs."""
-    return guest.copy(COPY | BYTES, SLOW_BYTES_PER_S)
+    return guest.copy(COPY | BYTES, STANDING_STILL_BYTES_PER_S)
 
 
 def mirror_of(guest: Guest) -> ElementTree.Element | None:
@@ -75,7 +73,7 @@ def test_abort_before_ready(guest: Guest, flags: int) -> None:
 
 def test_abort_before_ready_of_a_reused_destination(guest: Guest) -> None:
     guest.qemu_img.create(guest.destination, guest.format, guest.size_bytes)
-    job = guest.copy(COPY | REUSE_EXT | BYTES, SLOW_BYTES_PER_S)
+    job = guest.copy(COPY | REUSE_EXT | BYTES, STANDING_STILL_BYTES_PER_S)
     guest.route.wait(job, "running")
     guest.route.abort("guest", "vda")
     guest.route.wait(job, "canceled")
@@ -186,7 +184,7 @@ def test_progress_and_mirror_xml(guest: Guest) -> None:
     info = guest.route.info("guest", "vda", 1)
     assert info is not None
     assert info.type == 2
-    assert info.bandwidth == SLOW_BYTES_PER_S
+    assert info.bandwidth == STANDING_STILL_BYTES_PER_S
     assert info.cur < info.end
     mirror = mirror_of(guest)
     assert mirror is not None

@@ -10,7 +10,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from conformance.guests import BLOCK_COPY_ACTIVE, BYTES, KIB, MIB, PIVOT, RELATIVE, Guest
+from conformance.guests import BLOCK_COPY_ACTIVE, BYTES, KIB, MIB, PIVOT, RELATIVE, STANDING_STILL_BYTES_PER_S, Guest
 from conformance.routes import JobInfo, Refused, Route
 
 SHALLOW, DELETE, ACTIVE, COMMIT_RELATIVE, COMMIT_BYTES = 1, 2, 4, 8, 16
@@ -297,15 +297,15 @@ def test_an_absolute_reference_on_the_way_is_no_relative_relationship(relative: 
 
 
 def slow_pull(guest: Guest) -> str:
-    return guest.route.pull("guest", "vda", 64 * KIB, BYTES)
+    return guest.route.pull("guest", "vda", STANDING_STILL_BYTES_PER_S, BYTES)
 
 
 def slow_commit(guest: Guest) -> str:
-    return guest.route.commit("guest", "vda", None, str(guest.files[1]), 64 * KIB, COMMIT_BYTES)
+    return guest.route.commit("guest", "vda", None, str(guest.files[1]), STANDING_STILL_BYTES_PER_S, COMMIT_BYTES)
 
 
 def slow_active_commit(guest: Guest) -> str:
-    return guest.route.commit("guest", "vda", None, None, 64 * KIB, ACTIVE | COMMIT_BYTES)
+    return guest.route.commit("guest", "vda", None, None, STANDING_STILL_BYTES_PER_S, ACTIVE | COMMIT_BYTES)
 
 
 SLOW = {"pull": (slow_pull, 1, 84), "commit": (slow_commit, 3, 84), "active commit": (slow_active_commit, 4, 83)}
@@ -320,7 +320,7 @@ def test_another_start_while_it_runs(chain_guest: Guest, kind: str) -> None:
     job = start(guest)
     info = route.info("guest", "vda", 1)
     assert info is not None
-    assert (info.type, info.bandwidth) == (number_of_type, 64 * KIB)
+    assert (info.type, info.bandwidth) == (number_of_type, STANDING_STILL_BYTES_PER_S)
     assert info.cur < info.end
     others: dict[str, Callable[[], object]] = {
         "pull": lambda: route.pull("guest", "vda"),
