@@ -137,22 +137,6 @@ def test_reuse_shallow_raw(chain: Source, tmp_path: Path, copy_command: Command,
 
 
 @pytest.mark.parametrize(
-    ("arguments", "name"),
-    [
-        (["--resume"], "--resume"),
-    ],
-)
-def test_options_of_later_versions(
-    arguments: list[str], name: str, chain: Source, tmp_path: Path, copy_command: Command
-) -> None:
-    """Refused by name before anything is opened, never ignored."""
-    done = copy_command(*arguments, chain.path, tmp_path / "copy")
-    assert done.returncode == 2
-    assert f"{name} is not supported by this version" in done.stderr
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
     ("arguments", "advice"),
     [(["--bitmap", "nightly"], "add --reuse"), (["--reuse", "--bitmap="], "the name is empty")],
 )

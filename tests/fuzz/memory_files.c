@@ -161,8 +161,16 @@ static off_t on_lseek(int fd, off_t offset, int whence)
 
 static int on_sync(int fd)
 {
-	REQUIRE(fd == IMAGE_FD);
+	REQUIRE(fd == IMAGE_FD || fd == FOLDER_FD);
 	return 0;
+}
+
+/* Both files always exist: what is made anew begins with what is there. */
+static int on_unlinkat(int folder_fd, const char *name, int flags)
+{
+	REQUIRE(folder_fd == FOLDER_FD && name[0] != '\0' && flags == 0);
+	errno = EROFS;
+	return -1;
 }
 
 /* All names lie in one folder, and none is a link. */
@@ -201,6 +209,7 @@ static const struct vb_sys memory_sys = {
 	.fdatasync = on_sync,
 	.fsync = on_sync,
 	.fcntl_lock = on_lock,
+	.unlinkat = on_unlinkat,
 };
 
 void memory_files_start(const uint8_t *bytes, size_t length)

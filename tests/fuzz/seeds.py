@@ -162,6 +162,23 @@ def damaged_inplace_inputs() -> list[bytes]:
 STREAM_AT_THE_END = bytes.fromhex("0e25")
 
 
+def journal_inputs() -> list[bytes]:
+    """Flags, counts and no patches; then both slots: a sum, and words as runs of zeros, of ones, and of others."""
+    runs = {
+        (4, 0): bytes([4 * 4]),
+        (4, 3): bytes([2 * 4 + 1, 2 * 4 + 2]) + bytes(range(16)) + bytes([3 * 4]),
+        (300, 1): bytes([0xB0, 0x09, 4 + 2]) + bytes(8),
+        (0, 0): b"",
+    }
+    inputs = []
+    for flags in (0, 1, 2, 4):
+        for (todo_count, written_count), packed in runs.items():
+            payload = bytes(range(16)) + packed
+            slot = struct.pack("<H", len(payload)) + payload
+            inputs.append(struct.pack("<BHHH", flags, todo_count, written_count, 0) + slot + slot)
+    return inputs
+
+
 def bitmap_inputs() -> list[bytes]:
     inputs = []
     for granules in (0, 1, 8, 63, 64, 65, 1000, 5000):
@@ -186,6 +203,7 @@ def main() -> None:
     write_seeds(folder / "fuzz_compressed", [*compressed_inputs(images), STREAM_AT_THE_END])
     write_seeds(folder / "fuzz_bitmap", bitmap_inputs())
     write_seeds(folder / "fuzz_deflate", content_inputs())
+    write_seeds(folder / "fuzz_journal", journal_inputs())
 
 
 if __name__ == "__main__":

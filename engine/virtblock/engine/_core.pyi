@@ -184,6 +184,8 @@ class CopyProgress:
     size_bytes: int
     total_bytes: int  # what the plan has to move; 0 until planned
     moved_bytes: int
+    resumed_bytes: int  # of moved_bytes: by an earlier run, as its journal says
+    durable_bytes: int  # of moved_bytes: a resume would find them done, by the journal; 0 without one
     remaining_bytes: int
     read_bytes: int
     written_bytes: int
@@ -226,13 +228,22 @@ class Copy:
         extended_l2: bool | None = None,  # new qcow2 with clusters of 16 KiB or more; None: the source's
         preallocation: Preallocation = "off",  # new file: core/writer.h
         bitmap: str | None = None,
+        journal_path: str | None = None,
+        resume: bool = False,
+        journal_interval_s: float = 0.0,  # 0: two seconds or more, so that it takes little of the time
     ) -> Copy:
         """`bitmap`: a persistent bitmap of the source's top image; the destination is an earlier copy (`reuse`).
 
         Only what the bitmap marks becomes on the destination what the source reads there, in either mode; the rest
         stays untouched. The bitmap itself does too: `clear_bitmap` is a call of its own. EngineError `no-bitmap`, or
         `bitmap` for one that is in use, inconsistent or of another size, or `invalid` for a destination that is an
-        unfinished copy.
+        unfinished copy (but for the one that `resume` goes on with).
+
+        `journal_path`: where to keep what is durable so far, once the copy lives long enough to need it. It is removed
+        when the copy is published. With `resume` the copy goes on from the journal that is there, and begins at the
+        beginning when there is none that is whole (`is_resumed` tells). EngineError `changed`: an image of the source,
+        the destination or an option is not what it was when the journal was begun; nothing was changed then. A kind of
+        destination that cannot be gone on with keeps no journal.
         """
 
     def run(self) -> None:
@@ -240,6 +251,16 @@ class Copy:
 
         EngineError otherwise; kind `cancelled` after `cancel`.
         """
+
+    def keep_unfinished(self, keeps: bool) -> None:
+        """Whether a copy that fails or is cancelled keeps partial file and journal (default: no).
+
+        May be called until `run` returns.
+        """
+
+    @property
+    def is_resumed(self) -> bool:
+        """Whether it went on from an earlier run's journal, once it is planned."""
 
     def cancel(self) -> None: ...
     def pause(self) -> None: ...
@@ -293,6 +314,9 @@ class Merge:
         granule_bytes: int = 0,
         lane_count: int = 0,
         durable: bool = True,
+        journal_path: str | None = None,  # as for Copy
+        resume: bool = False,
+        journal_interval_s: float = 0.0,
     ) -> Merge:
         """What lies between `layers[0]` and `layers[base_index]` (None: everything below) moves into `layers[0]`.
 
@@ -315,6 +339,9 @@ class Merge:
         granule_bytes: int = 0,
         lane_count: int = 0,
         durable: bool = True,
+        journal_path: str | None = None,  # as for Copy
+        resume: bool = False,
+        journal_interval_s: float = 0.0,
     ) -> Merge:
         """`layers[top_index:base_index]` move into `layers[base_index]`, which first grows to the top's size.
 
@@ -337,6 +364,13 @@ class Merge:
 
         EngineError otherwise; kind `cancelled` after `cancel`: then what was moved stays moved.
         """
+
+    def keep_unfinished(self, keeps: bool) -> None:
+        """Whether a merge that fails or is cancelled keeps its journal (default: no), as for Copy."""
+
+    @property
+    def is_resumed(self) -> bool:
+        """Whether it went on from an earlier run's journal, once it is planned."""
 
     def cancel(self) -> None: ...
     def pause(self) -> None: ...

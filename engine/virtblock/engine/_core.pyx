@@ -31,7 +31,7 @@ CELL_FAILED = VB_CELL_FAILED
 # In the order of enum vb_error_kind, from 1.
 _KINDS = (
     "system", "invalid", "format", "unsupported", "denied", "locked", "backing", "backing-format", "size", "space",
-    "cancelled", "memory", "exists", "same-file", "internal", "no-bitmap", "bitmap",
+    "cancelled", "memory", "exists", "same-file", "internal", "no-bitmap", "bitmap", "changed",
 )  # fmt: skip
 _PHASES = ("new", "planning", "copying", "flushing", "done", "failed")
 _FORMATS = {"raw": VB_FORMAT_RAW, "qcow2": VB_FORMAT_QCOW2}
@@ -53,6 +53,7 @@ _CLUSTER_EXTENDED_MIN_BYTES = 16 * 1024
 _GRANULE_MIN_BYTES = 4096
 _GRANULE_MAX_BYTES = 64 * 1024 * 1024
 _LANE_COUNT_MAX = 64
+_JOURNAL_INTERVAL_MAX_S = 3600
 _LAYER_INDEX_MAX = 65535
 _LEVEL_MAX = 2**31 - 1  # the core knows each method's own
 _CELL_COUNT_MAX = 1024 * 1024

@@ -284,6 +284,9 @@ cdef extern from "copy.h" nogil:
         uint32_t granule_bytes
         uint32_t lane_count
         c_bool check_space
+        const char *journal_path
+        c_bool resume
+        uint32_t journal_interval_ms
         c_bool digest
         vb_reflink reflink
         const char *bitmap_name
@@ -294,6 +297,8 @@ cdef extern from "copy.h" nogil:
         uint64_t size_bytes
         uint64_t total_bytes
         uint64_t moved_bytes
+        uint64_t resumed_bytes
+        uint64_t durable_bytes
         uint64_t remaining_bytes
         uint64_t read_bytes
         uint64_t written_bytes
@@ -306,11 +311,17 @@ cdef extern from "copy.h" nogil:
     struct vb_copy:
         pass
 
+    vb_writer *vb_copy_open_destination(
+        const vb_policy *policy, const vb_destination_spec *spec, const vb_chain *source,
+        const vb_copy_options *options, vb_error *error,
+    ) noexcept
     vb_copy *vb_copy_new(
         const vb_chain *source, vb_writer *destination, const vb_copy_options *options, vb_error *error
     ) noexcept
     int vb_copy_run(vb_copy *copy, vb_error *error) noexcept
     void vb_copy_cancel(vb_copy *copy) noexcept
+    void vb_copy_keep_unfinished(vb_copy *copy, c_bool keeps) noexcept
+    c_bool vb_copy_is_resumed(const vb_copy *copy) noexcept
     void vb_copy_pause(vb_copy *copy) noexcept
     void vb_copy_resume(vb_copy *copy) noexcept
     void vb_copy_set_bandwidth(vb_copy *copy, uint64_t bandwidth_bytes_per_s) noexcept

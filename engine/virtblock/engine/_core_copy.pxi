@@ -102,8 +102,8 @@ cdef class CopyProgress:
 
     cdef readonly str phase
     cdef readonly bint paused
-    cdef readonly uint64_t size_bytes, total_bytes, moved_bytes, remaining_bytes, read_bytes, written_bytes
-    cdef readonly uint64_t stored_bytes, shared_bytes, zero_bytes, elapsed_ns, bandwidth_bytes_per_s
+    cdef readonly uint64_t size_bytes, total_bytes, moved_bytes, resumed_bytes, durable_bytes, remaining_bytes, read_bytes
+    cdef readonly uint64_t written_bytes, stored_bytes, shared_bytes, zero_bytes, elapsed_ns, bandwidth_bytes_per_s
 
     def __init__(self):
         raise TypeError("CopyProgress is made by Copy.progress()")
@@ -119,6 +119,8 @@ cdef CopyProgress _copy_progress(const vb_copy_progress *said):
     progress.size_bytes = said.size_bytes
     progress.total_bytes = said.total_bytes
     progress.moved_bytes = said.moved_bytes
+    progress.resumed_bytes = said.resumed_bytes
+    progress.durable_bytes = said.durable_bytes
     progress.remaining_bytes = said.remaining_bytes
     progress.read_bytes = said.read_bytes
     progress.written_bytes = said.written_bytes
@@ -145,12 +147,30 @@ cdef int _check_backing(Chain source, format, mode, bint reuse, backing_path, ba
     return 0
 
 
+cdef bytes _journal_options(vb_copy_options *options, object path, bint resume, object interval_s):
+    """Fills in the journal; the result holds the name that `options` points to."""
+    if path is None:
+        if resume:
+            raise _invalid("resume needs journal_path")
+        return None
+    cdef bytes name = _encoded(path)
+    cdef double seconds = interval_s
+    if not 0 <= seconds <= _JOURNAL_INTERVAL_MAX_S:
+        raise _invalid(f"journal_interval_s must lie between 0 and {_JOURNAL_INTERVAL_MAX_S}, not {interval_s}")
+    options.journal_path = name
+    options.resume = resume
+    options.journal_interval_ms = <uint32_t>(seconds * 1000)
+    if seconds > 0 and options.journal_interval_ms == 0:
+        options.journal_interval_ms = 1
+    return name
+
+
 cdef int _open_copy(
     const vb_chain *source, const vb_policy *policy, const vb_destination_spec *spec, const vb_copy_options *options,
     vb_writer **writer, vb_copy **copy, vb_error *error,
 ) noexcept nogil:
     """Both or none."""
-    writer[0] = vb_writer_open(policy, spec, source, error)
+    writer[0] = vb_copy_open_destination(policy, spec, source, options, error)
     if writer[0] is NULL:
         return -1
     copy[0] = vb_copy_new(source, writer[0], options, error)
@@ -179,6 +199,7 @@ cdef class Copy:
         bandwidth_bytes_per_s=0, granule_bytes=0, lane_count=0, bint check_space=True, bint durable=True,
         reflink="auto", bint digest=False, compression="none", compression_level=0, bitmap=None, extended_l2=None,
         preallocation="off",
+        journal_path=None, bint resume=False, journal_interval_s=0.0,
     ):
         self._mutex = allocate_lock()
         cdef vb_copy_options options
@@ -189,6 +210,7 @@ cdef class Copy:
         options.lane_count = _within(lane_count, "lane_count", 0, _LANE_COUNT_MAX)
         options.check_space = check_space
         options.digest = digest
+        journal_name = _journal_options(&options, journal_path, resume, journal_interval_s)
         options.reflink = <vb_reflink>_reflink_number(reflink)
         name = None if bitmap is None else _bitmap_name(bitmap)
         if name is not None:
@@ -265,6 +287,19 @@ cdef class Copy:
             self._check_open()
             with nogil:
                 vb_copy_cancel(self._copy)
+
+    def keep_unfinished(self, bint keeps):
+        """Whether a copy that does not end well leaves its partial file and its journal."""
+        with self._mutex:
+            self._check_open()
+            vb_copy_keep_unfinished(self._copy, keeps)
+
+    @property
+    def is_resumed(self):
+        """Whether the copy went on from an earlier run's journal."""
+        with self._mutex:
+            self._check_open()
+            return vb_copy_is_resumed(self._copy)
 
     def pause(self):
         """Lets the lanes finish what they hold and then wait."""

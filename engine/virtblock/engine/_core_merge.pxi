@@ -22,7 +22,8 @@ cdef class Merge:
     @staticmethod
     def pull(
         layers, PathPolicy policy not None, *, bint terminated=False, base_index=None, backing_path=None,
-        bandwidth_bytes_per_s=0, granule_bytes=0, lane_count=0, bint durable=True,
+        bandwidth_bytes_per_s=0, granule_bytes=0, lane_count=0, bint durable=True, journal_path=None,
+        bint resume=False, journal_interval_s=0.0,
     ):
         """What lies between the top and the base moves into the top, whose backing file then is the base, or none."""
         cdef vb_merge_request request
@@ -30,6 +31,7 @@ cdef class Merge:
         request.span.base_index = <size_t>-1 if base_index is None else _layer_index(base_index, "base_index")
         request.durable = durable
         cdef vb_copy_options options = _merge_options(bandwidth_bytes_per_s, granule_bytes, lane_count)
+        journal_name = _journal_options(&options, journal_path, resume, journal_interval_s)
         if base_index is None and backing_path is not None:
             raise _invalid("backing_path without base_index: the top will have no backing file")
         return _open_merge(layers, policy, terminated, &request, backing_path, &options)
@@ -37,7 +39,8 @@ cdef class Merge:
     @staticmethod
     def commit(
         layers, PathPolicy policy not None, *, bint terminated=False, top_index, base_index, backing_path=None,
-        bandwidth_bytes_per_s=0, granule_bytes=0, lane_count=0, bint durable=True,
+        bandwidth_bytes_per_s=0, granule_bytes=0, lane_count=0, bint durable=True, journal_path=None,
+        bint resume=False, journal_interval_s=0.0,
     ):
         """`layers[top_index:base_index]` move into `layers[base_index]`, which the image above them then has as its backing file."""
         cdef vb_merge_request request
@@ -47,6 +50,7 @@ cdef class Merge:
         request.span.base_index = _layer_index(base_index, "base_index")
         request.durable = durable
         cdef vb_copy_options options = _merge_options(bandwidth_bytes_per_s, granule_bytes, lane_count)
+        journal_name = _journal_options(&options, journal_path, resume, journal_interval_s)
         if request.span.top_index == 0 and backing_path is not None:
             raise _invalid("backing_path with top_index 0: no image lies above the top")
         return _open_merge(layers, policy, terminated, &request, backing_path, &options)
@@ -87,6 +91,17 @@ cdef class Merge:
         """Ends a running merge soon, and a later run() at once."""
         with self._mutex:
             vb_copy_cancel(self._copy())
+
+    def keep_unfinished(self, bint keeps):
+        """Whether a merge that does not end well leaves its journal."""
+        with self._mutex:
+            vb_copy_keep_unfinished(self._copy(), keeps)
+
+    @property
+    def is_resumed(self):
+        """Whether the merge went on from an earlier run's journal."""
+        with self._mutex:
+            return vb_copy_is_resumed(self._copy())
 
     def pause(self):
         """Lets the lanes finish what they hold and then wait."""

@@ -17,7 +17,7 @@ import sys
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from virtblock.engine import EngineError
-from virtblock.engine.copy_command import CopyReport, Interrupted, Request, run_copy
+from virtblock.engine.copy_command import PARTIAL_SUFFIX, CopyReport, Interrupted, Request, journal_of, run_copy
 from virtblock.engine.progress_bar import ProgressBar
 from virtblock.engine.units import MIB, bytes_text, parse_rate, parse_size
 
@@ -106,7 +106,16 @@ def _parser() -> argparse.ArgumentParser:
         help="of a new DEST, as in qemu-img create: metadata (qcow2): every cluster has its place; falloc: and blocks; "
         "full: and zeros are written to them",
     )
-    add("--resume", action="store_true", help=argparse.SUPPRESS)
+    add(
+        "--resume",
+        action="store_true",
+        help="go on where the same copy was cut off, if its journal is there; keep what is done if this one ends early",
+    )
+    add(
+        "--journal",
+        metavar="FILE",
+        help="where to note what is done, for --resume; default: DEST.virtblock-journal, for a block device none",
+    )
     add(
         "--allow-path",
         metavar="DIR",
@@ -119,15 +128,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--progress", action="store_true", help="show on standard error how far the copy is")
     add("--json", action="store_true", help="print one JSON object, for errors too")
     return parser
-
-
-def _refuse_later_options(options: argparse.Namespace) -> None:
-    later = {
-        "--resume": options.resume,
-    }
-    for name, is_asked in later.items():
-        if is_asked:
-            raise UsageError(f"{name} is not supported by this version")
 
 
 def _source_format(options: argparse.Namespace) -> ImageFormat:
@@ -221,7 +221,6 @@ def _check_new_image_options(options: argparse.Namespace, source_format: ImageFo
 
 
 def _request(options: argparse.Namespace) -> Request:
-    _refuse_later_options(options)
     for name in ("source", "destination"):
         if not getattr(options, name):
             raise UsageError(f"{name.upper()} is empty")
@@ -242,6 +241,8 @@ def _request(options: argparse.Namespace) -> Request:
         allow_paths=tuple(options.allow_path),
         verify=options.verify,
         digest=options.digest,
+        resume=options.resume,
+        journal=options.journal,
         reflink=options.reflink,
         compression=_compression(options),
         compression_level=_compression_level(options),
@@ -269,6 +270,16 @@ def _say(text: str, stream: TextIO) -> None:
     print(text.encode("utf-8", "surrogateescape").decode("utf-8", "replace"), file=stream)
 
 
+def _how_resumed(report: CopyReport) -> str:
+    if report.compression != "none":
+        return "A compressed copy keeps no journal: it was made from the beginning"
+    if not report.is_resumed:
+        return "Nothing to resume: the copy was made from the beginning"
+    if report.progress.total_bytes == 0:
+        return "The copy was complete already"
+    return f"Resumed: {bytes_text(report.progress.resumed_bytes)} were there already"
+
+
 class _Output:
     """Says how it ended: for a person on two streams, or as one JSON object on standard output."""
 
@@ -278,6 +289,8 @@ class _Output:
     def done(self, report: CopyReport) -> int:
         if self._as_json:
             return self._json(EXIT_DONE, "done", report.fields())
+        if report.request.resume:
+            _say(_how_resumed(report), sys.stdout)
         moved_bytes, size_bytes = report.progress.total_bytes, report.progress.size_bytes
         verified = ", verified" if report.verified else ""
         ratio = report.compression_ratio
@@ -338,6 +351,8 @@ def _left_behind(request: Request, *, existed: bool) -> str:
         status = os.stat(name)
     except OSError:
         return ""
+    if request.resume and (kept := _kept(request)):
+        return kept
     if request.reuse:
         mark = "cannot be marked" if stat.S_ISBLK(status.st_mode) else "is marked so"
         return f"'{name}', which is incomplete and {mark} if the copy had begun; copy again with --reuse"
@@ -351,6 +366,19 @@ def _with_compress_method(arguments: list[str]) -> list[str]:
     end = arguments.index("--") if "--" in arguments else len(arguments)
     head = ["--compress=zlib" if argument in {"-c", "--compress"} else argument for argument in arguments[:end]]
     return head + arguments[end:]
+
+
+def _kept(request: Request) -> str:
+    """What can be resumed, and how; "" if nothing."""
+    journal = journal_of(request)
+    if journal is None or not os.path.exists(journal):
+        return ""
+    partial = os.path.realpath(request.destination) + PARTIAL_SUFFIX
+    names = [partial, journal] if os.path.exists(partial) else [journal]
+    return (
+        " and ".join(f"'{name}'" for name in names)
+        + "; the same command with --resume goes on from there, without it the copy begins anew"
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import threading
 import time
 from collections.abc import Callable
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
+JOURNAL_SUFFIX = ".virtblock-journal"
+PARTIAL_SUFFIX = ".virtblock-partial"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -40,6 +43,8 @@ class Request(NamedTuple):
     allow_paths: tuple[str, ...] = ()
     verify: bool = False
     digest: bool = False
+    resume: bool = False
+    journal: str | None = None  # default: beside the destination, and none for a block device
     reflink: ReflinkMode = "auto"
     compression: Compression = "none"
     compression_level: int = 0  # 0: the method's default
@@ -53,6 +58,7 @@ class Request(NamedTuple):
 class CopyReport(NamedTuple):
     """What a copy that is complete and durable did."""
 
+    request: Request
     source: str
     source_format: ImageFormat
     destination: str
@@ -63,6 +69,7 @@ class CopyReport(NamedTuple):
     verified: bool | None  # None: not asked for
     verify_seconds: float | None = None
     digest: str = ""
+    is_resumed: bool = False
 
     @property
     def seconds(self) -> float:
@@ -107,6 +114,8 @@ class CopyReport(NamedTuple):
             "verified": self.verified,
             "verify_seconds": self.verify_seconds,
             "digest": self.digest or None,
+            "resumed": self.is_resumed,
+            "resumed_bytes": progress.resumed_bytes,
         }
 
 
@@ -160,8 +169,10 @@ def run_copy(request: Request, bar: ProgressBar | None = None) -> CopyReport:
         destination_format = _destination_format(request, destination_policy)
         watch.check()
         with _new_copy(request, source, destination_format, destination_policy, mode) as copy:
+            copy.keep_unfinished(request.resume)
             _run(copy, watch, bar)
             report = CopyReport(
+                request=request,
                 source=source.layers[0].path,
                 source_format=request.source_format,
                 destination=os.path.realpath(request.destination),
@@ -171,10 +182,24 @@ def run_copy(request: Request, bar: ProgressBar | None = None) -> CopyReport:
                 progress=copy.progress(),
                 verified=None,
                 digest=copy.digest,
+                is_resumed=copy.is_resumed,
             )
             if request.digest or request.verify:
                 return _prove(request, source, copy, report, watch)
             return report
+
+
+def journal_of(request: Request) -> str | None:
+    """Where the journal is kept. A folder of devices is no place for files, and forgets them."""
+    if request.journal is not None:
+        return request.journal
+    path = os.path.realpath(request.destination)
+    try:
+        if stat.S_ISBLK(os.stat(path).st_mode):
+            return None
+    except OSError:
+        pass  # it will be made
+    return path + JOURNAL_SUFFIX
 
 
 def _folder_of(path: str) -> str:
@@ -212,6 +237,7 @@ def _new_copy(
     request: Request, source: Chain, destination_format: ImageFormat, policy: PathPolicy, mode: CopyMode
 ) -> Copy:
     has_backing = mode == "top" and not request.reuse
+    journal = journal_of(request)
     return Copy(
         source,
         request.destination,
@@ -230,6 +256,8 @@ def _new_copy(
         cluster_size_bytes=request.cluster_size_bytes,
         extended_l2=request.extended_l2,
         preallocation=request.preallocation,
+        journal_path=journal,
+        resume=request.resume and journal is not None,
     )
 
 

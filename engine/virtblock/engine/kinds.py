@@ -28,6 +28,7 @@ ErrorKind = Literal[
     "internal",
     "no-bitmap",
     "bitmap",
+    "changed",
 ]
 BitmapState = Literal["usable", "in-use", "inconsistent", "wrong-size"]
 CopyPhase = Literal["new", "planning", "copying", "flushing", "done", "failed"]

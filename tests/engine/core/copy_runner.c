@@ -32,15 +32,26 @@ static int copy_chain(const struct copy_request *request, const struct vb_policy
 		.lane_count = request->lane_count,
 		.check_space = true,
 		.reflink = request->reflink,
+		.journal_path = request->journal_path,
+		.resume = request->resume,
+		.journal_interval_ms = request->journal_interval_ms,
+		.digest = request->digest != NULL,
+		.bitmap_name = request->bitmap_name,
 	};
-	struct vb_writer *writer = vb_writer_open(policy, &spec, chain, error);
+	struct vb_writer *writer = vb_copy_open_destination(policy, &spec, chain, &options, error);
 	struct vb_copy *copy;
 	int result;
 
 	if (writer == NULL)
 		return -1;
 	copy = vb_copy_new(chain, writer, &options, error);
+	if (copy != NULL)
+		vb_copy_keep_unfinished(copy, request->keeps_unfinished);
 	result = copy == NULL ? -1 : vb_copy_run(copy, error);
+	if (copy != NULL && request->digest != NULL)
+		vb_copy_digest(copy, request->digest);
+	if (copy != NULL && request->is_resumed != NULL)
+		*request->is_resumed = vb_copy_is_resumed(copy);
 	if (copy != NULL && progress != NULL)
 		vb_copy_progress(copy, progress);
 	vb_copy_free(copy);

@@ -24,6 +24,13 @@ struct copy_request {
 	enum vb_reflink reflink;
 	enum vb_compress compression;
 	const char *folder;   /* the only one that is allowed; NULL: all are */
+	const char *bitmap_name;
+	const char *journal_path;
+	bool resume;
+	uint32_t journal_interval_ms;
+	bool keeps_unfinished;
+	char *digest;        /* filled with the digest of the copy; NULL: not wanted */
+	bool *is_resumed;    /* filled; may be NULL */
 };
 
 /* Opens, copies, closes. `progress` (may be NULL) is the last one of the copy. */

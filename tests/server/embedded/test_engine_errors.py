@@ -30,6 +30,7 @@ NUMBERS = {
     "internal": 1,
     "no-bitmap": 103,
     "bitmap": 109,
+    "changed": 9,
 }
 IDS = f"(as uid:{os.geteuid()}, gid:{os.getegid()})"
 

@@ -437,6 +437,50 @@ int vb_bitmap_deserialize(struct vb_bitmap *bitmap, const uint8_t *in, size_t le
 	return 0;
 }
 
+size_t vb_bitmap_word_count(const struct vb_bitmap *bitmap)
+{
+	return (size_t)words_for(bitmap->granule_count);
+}
+
+void vb_bitmap_save(const struct vb_bitmap *bitmap, uint64_t *words)
+{
+	size_t count = vb_bitmap_word_count(bitmap);
+
+	lock(bitmap);
+	for (size_t index = 0; index < count; index++)
+		words[index] = bitmap->dirty[index] | bitmap->in_flight[index];
+	unlock(bitmap);
+}
+
+void vb_bitmap_keep(struct vb_bitmap *bitmap, const uint64_t *words)
+{
+	size_t count = vb_bitmap_word_count(bitmap);
+
+	lock(bitmap);
+	for (size_t index = 0; index < count; index++) {
+		bitmap->dirty[index] &= words[index];
+		if (!bitmap->dirty[index])
+			bitmap->summary[index / WORD_BITS] &= ~(1ull << (index % WORD_BITS));
+	}
+	bitmap->dirty_count = count_bits(bitmap->dirty, 0, bitmap->granule_count);
+	unlock(bitmap);
+}
+
+bool vb_bitmap_any(const struct vb_bitmap *bitmap, uint64_t start_bytes, uint64_t length_bytes)
+{
+	uint64_t end_bytes, first, end;
+
+	if (!cut_range(bitmap, start_bytes, length_bytes, &end_bytes))
+		return false;
+	touched_granules(bitmap, start_bytes, end_bytes, &first, &end);
+	lock(bitmap);
+
+	bool any = count_bits(bitmap->dirty, first, end) != 0;
+
+	unlock(bitmap);
+	return any;
+}
+
 void vb_bitmap_picture(const struct vb_bitmap *bitmap, struct vb_bitmap_cell *cells, size_t cell_count)
 {
 	lock(bitmap);

@@ -56,6 +56,14 @@ size_t vb_bitmap_serialized_bytes(const struct vb_bitmap *bitmap);
 void vb_bitmap_serialize(const struct vb_bitmap *bitmap, uint8_t *out);
 int vb_bitmap_deserialize(struct vb_bitmap *bitmap, const uint8_t *in, size_t length, struct vb_error *error);
 
+/* The same set as words, bit i of word i/64, in flight counting as dirty; for journals. */
+size_t vb_bitmap_word_count(const struct vb_bitmap *bitmap);
+void vb_bitmap_save(const struct vb_bitmap *bitmap, uint64_t *words);
+/* Clears what is not set in `words`. */
+void vb_bitmap_keep(struct vb_bitmap *bitmap, const uint64_t *words);
+/* Whether any granule that the range touches is dirty. */
+bool vb_bitmap_any(const struct vb_bitmap *bitmap, uint64_t start_bytes, uint64_t length_bytes);
+
 /* A picture in `cell_count` cells of equal width: per cell the number of dirty and of in-flight granules. */
 struct vb_bitmap_cell { uint32_t granule_count, dirty_count, in_flight_count; };
 void vb_bitmap_picture(const struct vb_bitmap *bitmap, struct vb_bitmap_cell *cells, size_t cell_count);

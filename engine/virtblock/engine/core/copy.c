@@ -12,6 +12,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "copy_journal.h"
 #include "copy_state.h"
 #include "qcow2_bitmaps.h"
 #include "sys.h"
@@ -57,10 +58,18 @@ static int check_incremental(const struct vb_writer *destination, const struct v
 	if (!destination->spec.reuse)
 		return vb_fail(error, VB_ERROR_INVALID, 0, destination->spec.path, -1,
 			       "Only an earlier copy can be brought up to date by a bitmap: the destination must be reused");
-	if (destination->was_unfinished)
-		return vb_fail(error, VB_ERROR_INVALID, 0, destination->spec.path, -1,
-			       "The destination is an unfinished copy, which lacks more than a bitmap knows: copy it again without one");
 	return 0;
+}
+
+/* The one unfinished copy that a bitmap may go on with is its own. */
+static int check_unfinished(const struct vb_copy *copy, struct vb_error *error)
+{
+	const struct vb_writer *destination = copy->destination;
+
+	if (!destination->was_unfinished || vb_copy_has_found(copy))
+		return 0;
+	return vb_fail(error, VB_ERROR_INVALID, 0, destination->spec.path, -1,
+		       "The destination is an unfinished copy, which lacks more than a bitmap knows: copy it again without one");
 }
 
 /* The dirty set, empty or what the persistent bitmap marks. */
@@ -107,7 +116,7 @@ struct vb_copy *vb_copy_new_with(const struct vb_chain *source, struct vb_writer
 	atomic_init(&copy->failed_bytes, UINT64_MAX);
 	copy->throttle = vb_throttle_new(options->bandwidth_bytes_per_s, error);
 	if (copy->throttle && make_bitmap(copy, error) == 0 && vb_copy_open_digest(copy, error) == 0 &&
-	    vb_copy_check_reflink(copy, error) == 0)
+	    vb_copy_check_reflink(copy, error) == 0 && vb_copy_open_journal(copy, error) == 0)
 		return copy;
 	vb_copy_free(copy);
 	return NULL;
@@ -117,6 +126,7 @@ void vb_copy_free(struct vb_copy *copy)
 {
 	if (!copy)
 		return;
+	vb_copy_close_journal(copy);
 	vb_plan_free(copy->plan);
 	vb_bitmap_free(copy->bitmap);
 	vb_copy_close_digest(copy);
@@ -131,6 +141,16 @@ void vb_copy_cancel(struct vb_copy *copy)
 	__atomic_store_n(&copy->cancelled, true, __ATOMIC_RELAXED);
 	atomic_store(&copy->stop, true);
 	vb_throttle_cancel(copy->throttle);
+}
+
+void vb_copy_keep_unfinished(struct vb_copy *copy, bool keeps)
+{
+	atomic_store(&copy->keeps_unfinished, keeps);
+}
+
+bool vb_copy_is_resumed(const struct vb_copy *copy)
+{
+	return atomic_load(&copy->is_resumed);
 }
 
 void vb_copy_pause(struct vb_copy *copy)
@@ -243,17 +263,32 @@ struct vb_copy *vb_copy_new(const struct vb_chain *source, struct vb_writer *des
 {
 	if (check_sizes(source, destination, error) || check_incremental(destination, options, error))
 		return NULL;
-	return vb_copy_new_with(source, destination, vb_chain_size_bytes(source), options, &copy_steps, NULL, error);
+
+	struct vb_copy_options own = *options;
+
+	own.journal_kind = VB_JOURNAL_COPY;
+	own.journal_salt = options->bitmap_name ? vb_mark_of(options->bitmap_name, strlen(options->bitmap_name)).low : 0;
+
+	struct vb_copy *copy =
+		vb_copy_new_with(source, destination, vb_chain_size_bytes(source), &own, &copy_steps, NULL, error);
+
+	if (copy && options->bitmap_name && check_unfinished(copy, error)) {
+		vb_copy_free(copy);
+		return NULL;
+	}
+	return copy;
 }
 
 static int plan(struct vb_copy *copy, struct vb_error *error)
 {
 	atomic_store(&copy->phase, VB_COPY_PLANNING);
 	copy->plan = copy->steps->plan(copy, error);
-	if (!copy->plan || fail_if_cancelled(copy, error) || copy->steps->prepare(copy, error))
+	if (!copy->plan || fail_if_cancelled(copy, error) || vb_copy_begin_journal(copy, error) || copy->steps->prepare(copy, error))
 		return -1;
 	copy->chunk_bytes = choose_chunk(copy);
 	make_dirty_set(copy);
+	if (vb_copy_restore(copy, error))
+		return -1;
 	atomic_store(&copy->is_planned, true);
 	return 0;
 }
@@ -265,6 +300,7 @@ static int move(struct vb_copy *copy, struct vb_error *error)
 		return -1;
 	if (vb_copy_share(copy, error) || vb_copy_digest_shared(copy, error))
 		return -1;
+	vb_copy_start_journal(copy);
 	vb_copy_run_lanes(copy);
 	if (copy->has_error) {
 		*error = copy->error;
@@ -285,13 +321,28 @@ static int publish(struct vb_copy *copy, struct vb_error *error)
 	return copy->steps->publish(copy, error);
 }
 
+static int run(struct vb_copy *copy, struct vb_error *error)
+{
+	int result = plan(copy, error) || move(copy, error) ? -1 : 0;
+
+	vb_copy_stop_journal(copy);
+	if (!result && copy->has_error) {
+		*error = copy->error;
+		result = -1;
+	}
+	if (!result && (vb_copy_seal_journal(copy, error) || publish(copy, error)))
+		result = -1;
+	vb_copy_settle_journal(copy, result == 0);
+	return result;
+}
+
 int vb_copy_run(struct vb_copy *copy, struct vb_error *error)
 {
 	if (atomic_exchange(&copy->was_run, true))
 		return vb_fail(error, VB_ERROR_INTERNAL, 0, NULL, -1, "A copy runs only once");
 	atomic_store(&copy->started_ns, vb_copy_now_ns());
 
-	int result = plan(copy, error) || move(copy, error) || publish(copy, error) ? -1 : 0;
+	int result = copy->destination->published ? vb_copy_take_published(copy, error) : run(copy, error);
 
 	atomic_store(&copy->ended_ns, vb_copy_now_ns());
 	atomic_store(&copy->phase, result ? VB_COPY_FAILED : VB_COPY_DONE);

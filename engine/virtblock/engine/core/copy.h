@@ -13,6 +13,7 @@
 
 #include "bitmap.h"
 #include "digest.h"
+#include "journal.h"
 #include "plan.h"
 #include "writer.h"
 
@@ -33,6 +34,11 @@ struct vb_copy_options {
 	uint32_t lane_count;              /* 0: by the number of cores */
 	bool check_space;                 /* refuse before copying when the file system has not enough room */
 	enum vb_reflink reflink;
+	const char *journal_path;         /* where the journal is kept of a copy that lives long enough to have one; NULL: nowhere */
+	bool resume;                      /* go on from the journal that is there; from the beginning if there is none */
+	uint32_t journal_interval_ms;     /* 0: two seconds or more, so that it takes little of the time */
+	enum vb_journal_kind journal_kind;
+	uint64_t journal_salt;            /* what else must be the same to go on; 0 for a copy */
 	bool digest;                      /* compute the digest of what is read; a copy of the top image alone has none, nor has one by a bitmap */
 	/* NULL: everything. Else the name of a persistent bitmap of the source's top image: only granules that it marks become on the
 	 * destination, an earlier copy, what the chain reads there, in either mode (a dirty granule that the top does not hold was given
@@ -48,6 +54,8 @@ struct vb_copy_progress {
 	uint64_t size_bytes;         /* virtual size */
 	uint64_t total_bytes;        /* what the plan has to move; 0 until planned */
 	uint64_t moved_bytes;        /* of total: done, by granule */
+	uint64_t resumed_bytes;      /* of moved: by an earlier run, from its journal */
+	uint64_t durable_bytes;      /* of moved: a resume would find them done, by the journal; 0 without one */
 	uint64_t remaining_bytes;    /* dirty + in flight */
 	uint64_t read_bytes;
 	uint64_t written_bytes;      /* data put on the destination */
@@ -60,6 +68,10 @@ struct vb_copy_progress {
 
 struct vb_copy;
 
+/* vb_writer_open for this copy: with `resume`, what the journal's run left is opened again instead of replaced, or found complete
+ * (`published`). Besides its failures: those of reading a journal. `spec` and `options` are those of the copy. */
+struct vb_writer *vb_copy_open_destination(const struct vb_policy *policy, const struct vb_destination_spec *spec,
+					   const struct vb_chain *source, const struct vb_copy_options *options, struct vb_error *error);
 /* Takes neither chain nor writer over; both must outlive the copy. With a bitmap: INVALID for a destination that is not reused or is
  * itself an unfinished copy, which lacks more than the bitmap knows; else the failures of vb_persistent_bitmap_open. */
 struct vb_copy *vb_copy_new(const struct vb_chain *source, struct vb_writer *destination, const struct vb_copy_options *options,
@@ -68,6 +80,10 @@ struct vb_copy *vb_copy_new(const struct vb_chain *source, struct vb_writer *des
 int vb_copy_run(struct vb_copy *copy, struct vb_error *error);
 void vb_copy_cancel(struct vb_copy *copy);
 void vb_copy_pause(struct vb_copy *copy);
+/* Whether a copy that does not end well leaves its partial file and its journal, to be gone on with; at first it does not. */
+void vb_copy_keep_unfinished(struct vb_copy *copy, bool keeps);
+/* Whether the copy goes on from an earlier run's journal, once it is planned. */
+bool vb_copy_is_resumed(const struct vb_copy *copy);
 void vb_copy_resume(struct vb_copy *copy);
 void vb_copy_set_bandwidth(struct vb_copy *copy, uint64_t bandwidth_bytes_per_s);
 void vb_copy_progress(const struct vb_copy *copy, struct vb_copy_progress *progress);

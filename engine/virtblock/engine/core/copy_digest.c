@@ -74,6 +74,6 @@ int vb_copy_digest_shared(struct vb_copy *copy, struct vb_error *error)
 void vb_copy_digest(const struct vb_copy *copy, char text[VB_DIGEST_TEXT_BYTES])
 {
 	text[0] = '\0';
-	if (copy->has_digest && atomic_load(&copy->phase) == VB_COPY_DONE)
+	if (atomic_load(&copy->phase) == VB_COPY_DONE && copy->has_digest)
 		vb_digest_text(&copy->digest_sum, copy->size_bytes, text);
 }

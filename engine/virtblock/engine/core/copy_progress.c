@@ -26,6 +26,8 @@ void vb_copy_progress(const struct vb_copy *copy, struct vb_copy_progress *progr
 		return;
 	progress->remaining_bytes = vb_bitmap_remaining_bytes(copy->bitmap);
 	progress->total_bytes = atomic_load(&copy->total_bytes);
+	progress->resumed_bytes = atomic_load(&copy->resumed_bytes);
+	progress->durable_bytes = atomic_load(&copy->durable_bytes);
 	if (progress->remaining_bytes > progress->total_bytes)
 		progress->remaining_bytes = progress->total_bytes;
 	progress->moved_bytes = progress->total_bytes - progress->remaining_bytes;

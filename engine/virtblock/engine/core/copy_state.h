@@ -48,6 +48,10 @@ struct vb_copy {
 	struct vb_bitmap *shared;           /* what was shared and is still to be read for the digest; NULL: not needed */
 	bool is_incremental;        /* `bitmap` was filled from a persistent one before the plan, which keeps to it */
 
+	struct vb_copy_journal *journal;    /* copy_journal.h; NULL: none is kept */
+	atomic_bool keeps_unfinished;
+	atomic_bool is_resumed;
+
 	atomic_bool is_planned;
 	atomic_bool stop;
 	bool cancelled;             /* by __atomic operations: the planner polls it as a plain bool */
@@ -55,6 +59,8 @@ struct vb_copy {
 	atomic_bool was_run;
 
 	_Atomic uint64_t total_bytes;
+	_Atomic uint64_t resumed_bytes;
+	_Atomic uint64_t durable_bytes;
 	_Atomic uint64_t read_bytes;
 	_Atomic uint64_t written_bytes;
 	_Atomic uint64_t shared_bytes;
@@ -73,6 +79,8 @@ struct vb_copy *vb_copy_new_with(const struct vb_chain *source, struct vb_writer
 				 const struct vb_copy_options *options, const struct vb_copy_steps *steps, void *owner,
 				 struct vb_error *error);
 uint64_t vb_copy_now_ns(void);
+/* The first error is the copy's; all lanes stop. `start_bytes`: the chunk that failed, UINT64_MAX if none did. */
+void vb_copy_report_error(struct vb_copy *copy, const struct vb_error *error, uint64_t start_bytes);
 int vb_copy_open_digest(struct vb_copy *copy, struct vb_error *error);
 void vb_copy_close_digest(struct vb_copy *copy);
 /* Adds a chunk whose units of state `data` are whole in the buffer. What else lies in the buffer may be overwritten with zeros. */

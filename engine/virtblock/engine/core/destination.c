@@ -78,16 +78,38 @@ static struct vb_writer *new_qcow2(struct vb_file *target, struct vb_file *file,
 	return vb_qcow2_linear_writer_new(target, file, spec, error);
 }
 
+/* What an earlier run completed: an image that is only held, and not changed any more. */
+static struct vb_writer *open_complete(struct vb_file *target, const struct vb_destination_spec *spec, struct vb_error *error)
+{
+	struct vb_writer *writer = spec->format == VB_FORMAT_RAW
+					   ? vb_raw_writer_existing(target, spec, VB_EXISTING_IMAGE, error)
+					   : vb_qcow2_inplace_writer_open(target, spec, VB_EXISTING_IMAGE, error);
+
+	if (writer) {
+		writer->spec.virtual_size_bytes = spec->virtual_size_bytes;
+		writer->published = true;
+	}
+	return writer;
+}
+
 static struct vb_writer *open_new(const struct vb_policy *policy, const struct vb_destination_spec *spec, bool exclusive,
 				  const struct vb_chain *source, struct vb_error *error)
 {
 	struct vb_file target, partial;
+	enum vb_new_file_state state;
+	struct vb_writer *writer;
 
-	if (vb_new_file_open(policy, spec->path, exclusive, source, &target, &partial, error))
+	if (vb_new_file_open(policy, spec->path, exclusive, source, spec->resumed_inode, &target, &partial, &state, error))
 		return NULL;
-	if (spec->format == VB_FORMAT_RAW)
-		return vb_raw_writer_new(&target, &partial, spec, error);
-	return new_qcow2(&target, &partial, spec, error);
+	if (state == VB_NEW_FILE_COMPLETE)
+		return open_complete(&target, spec, error);
+	writer = spec->format == VB_FORMAT_RAW ? vb_raw_writer_new(&target, &partial, spec, error)
+					       : new_qcow2(&target, &partial, spec, error);
+	if (writer) {
+		writer->is_fresh = state == VB_NEW_FILE_FRESH;
+		writer->keeps_unfinished = state == VB_NEW_FILE_UNFINISHED;
+	}
+	return writer;
 }
 
 /* Claims a block device against mounts and other claims: O_EXCL without O_CREAT, by the name in the folder that the policy allowed. */

@@ -86,9 +86,18 @@ int vb_existing_open(const struct vb_policy *policy, const char *path, struct vb
 /* SAME_FILE when it is one of the images of `source` (NULL: none), by device and inode. */
 int vb_destination_check_source(const struct vb_file *file, const struct vb_chain *source, struct vb_error *error);
 
-/* Opens PATH (made if missing; must be empty; must not exist if `exclusive`) and its partial file, both locked. */
+/* What of an earlier run of the same copy is there. */
+enum vb_new_file_state {
+	VB_NEW_FILE_FRESH = 0,        /* nothing: the partial file is new and empty */
+	VB_NEW_FILE_UNFINISHED = 1,   /* its partial file */
+	VB_NEW_FILE_COMPLETE = 2      /* its result, under PATH; there is no partial file */
+};
+
+/* Opens PATH (made if missing; must be empty; must not exist if `exclusive`) and its partial file, both locked. `resumed_inode`: of the
+ * partial file that an earlier run left, which then is opened again; 0: whatever was left is removed. */
 int vb_new_file_open(const struct vb_policy *policy, const char *path, bool exclusive, const struct vb_chain *source,
-		     struct vb_file *target, struct vb_file *partial, struct vb_error *error);
+		     uint64_t resumed_inode, struct vb_file *target, struct vb_file *partial, enum vb_new_file_state *state,
+		     struct vb_error *error);
 /* Renames the partial file over PATH and syncs the folder. What it holds must be durable already. */
 int vb_new_file_publish(struct vb_writer *writer, struct vb_file *target, struct vb_error *error);
 /* Closes both files of a destination for which there is no writer, and removes the partial one. `target` may be NULL: `file` is kept. */

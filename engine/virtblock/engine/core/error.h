@@ -31,7 +31,8 @@ enum vb_error_kind {
 	VB_ERROR_SAME_FILE = 14,      /* the destination is the source or one of its backing files */
 	VB_ERROR_INTERNAL = 15,       /* an invariant of this engine broke; always a bug */
 	VB_ERROR_NO_BITMAP = 16,      /* the image has no persistent bitmap of that name */
-	VB_ERROR_BITMAP = 17          /* a persistent bitmap that says nothing: in use, inconsistent, or of another disk size */
+	VB_ERROR_BITMAP = 17,         /* a persistent bitmap that says nothing: in use, inconsistent, or of another disk size */
+	VB_ERROR_CHANGED = 18         /* a job cannot be gone on with: source, destination or options are no longer what they were */
 };
 
 struct vb_error {

@@ -210,7 +210,7 @@ static int put(struct lane *lane, struct vb_chunk *chunk, struct vb_error *error
 	return 0;
 }
 
-static void report_error(struct vb_copy *copy, const struct vb_error *error, uint64_t start_bytes)
+void vb_copy_report_error(struct vb_copy *copy, const struct vb_error *error, uint64_t start_bytes)
 {
 	pthread_mutex_lock(&copy->error_mutex);
 	if (!copy->has_error) {
@@ -240,7 +240,7 @@ static void end_chunk(struct lane *lane, struct vb_chunk *chunk, bool moved, con
 {
 	vb_copy_release(lane->copy, chunk->start_bytes, chunk->length_bytes, moved, &chunk->sum);
 	if (error)
-		report_error(lane->copy, error, chunk->start_bytes);
+		vb_copy_report_error(lane->copy, error, chunk->start_bytes);
 	vb_write_queue_give_back(lane->queue, chunk);
 }
 
@@ -362,7 +362,7 @@ static void run_lanes(struct vb_copy *copy, struct vb_write_queue *queue, uint32
 
 	for (uint32_t index = 0; index < count; index++) {
 		if (lane_open(&lanes[index], copy, queue, &error)) {
-			report_error(copy, &error, UINT64_MAX);
+			vb_copy_report_error(copy, &error, UINT64_MAX);
 			break;
 		}
 	}
@@ -384,7 +384,7 @@ void vb_copy_run_lanes(struct vb_copy *copy)
 	struct vb_write_queue *queue = open_queue(copy, count, &error);
 
 	if (!queue) {
-		report_error(copy, &error, UINT64_MAX);
+		vb_copy_report_error(copy, &error, UINT64_MAX);
 		return;
 	}
 	run_lanes(copy, queue, count);
@@ -401,6 +401,11 @@ static int zero_gap(struct vb_copy *copy, uint64_t start_bytes, uint64_t end_byt
 
 		if (!vb_throttle_pass(copy->throttle, 0))
 			return 0;
+		/* An earlier run may have zeroed it. */
+		if (!vb_bitmap_any(copy->bitmap, start_bytes, length)) {
+			start_bytes += length;
+			continue;
+		}
 		if (destination->ops->zero(destination, start_bytes, length, error))
 			return -1;
 		vb_bitmap_clear(copy->bitmap, start_bytes, length);

@@ -3,7 +3,8 @@
  * A new destination's two files: PATH, empty until the end, and the partial file that becomes it.
  *
  * Owns: their opening, locking, ownership, and the rename. Invariants: whoever holds the lock on the file that PATH names is the
- * only one who makes, fills, renames or removes the partial file; so one that is found there is left over and is removed.
+ * only one who makes, fills, renames or removes the partial file; so one that is found there is left over: it is
+ * gone on with if it is the one that the caller knows, and removed otherwise. One that was found is not removed on failure.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -60,8 +61,42 @@ static int take_over_owner(const struct vb_file *partial, const struct stat *wan
 	return 0;
 }
 
-static int open_partial(const struct vb_policy *policy, const struct vb_file *target, const struct stat *wanted,
+/* The partial file that an earlier run left. 1: open and locked; 0: there is none; negative: error. */
+static int reopen_partial(const struct vb_policy *policy, const char *path, uint64_t resumed_inode, struct vb_file *partial,
+			  struct vb_error *error)
+{
+	if (vb_policy_open(policy, path, O_RDWR, 0, partial, error))
+		return error->kind == VB_ERROR_SYSTEM && error->system_errno == ENOENT ? 0 : -1;
+	if (partial->inode == resumed_inode && !partial->is_block_device) {
+		if (vb_lock_image(partial, VB_LOCK_WRITER, error) == 0)
+			return 1;
+	} else {
+		vb_fail(error, VB_ERROR_CHANGED, 0, partial->path, -1,
+			"The partial file is not the one that the job was begun with (inode %llu, now %llu)",
+			(unsigned long long)resumed_inode, (unsigned long long)partial->inode);
+	}
+	vb_file_close(partial);
+	return -1;
+}
+
+static int make_partial(const struct vb_policy *policy, const char *path, const struct stat *wanted, const struct vb_file *target,
 			struct vb_file *partial, struct vb_error *error)
+{
+	const char *name = path + (target->name - target->path);
+
+	if (vb_sys->unlinkat(target->folder_fd, name, 0) && errno != ENOENT)
+		return vb_fail(error, VB_ERROR_SYSTEM, errno, path, -1, "Cannot remove what an earlier copy left");
+	if (vb_policy_open(policy, path, O_RDWR | O_CREAT | O_EXCL, 0600, partial, error))
+		return -1;
+	if (vb_lock_image(partial, VB_LOCK_WRITER, error) == 0 && take_over_owner(partial, wanted, error) == 0)
+		return 0;
+	vb_sys->unlinkat(partial->folder_fd, partial->name, 0);
+	vb_file_close(partial);
+	return -1;
+}
+
+static int open_partial(const struct vb_policy *policy, const struct vb_file *target, const struct stat *wanted, uint64_t resumed_inode,
+			struct vb_file *partial, enum vb_new_file_state *state, struct vb_error *error)
 {
 	size_t length = strlen(target->path);
 	char *path = malloc(length + sizeof(VB_PARTIAL_SUFFIX));
@@ -71,22 +106,22 @@ static int open_partial(const struct vb_policy *policy, const struct vb_file *ta
 	memcpy(path, target->path, length);
 	memcpy(path + length, VB_PARTIAL_SUFFIX, sizeof(VB_PARTIAL_SUFFIX));
 
-	const char *name = path + (target->name - target->path);
-	int result = 0;
+	int result = resumed_inode ? reopen_partial(policy, path, resumed_inode, partial, error) : 0;
 
-	if (vb_sys->unlinkat(target->folder_fd, name, 0) && errno != ENOENT)
-		result = vb_fail(error, VB_ERROR_SYSTEM, errno, path, -1, "Cannot remove what an earlier copy left");
-	if (!result)
-		result = vb_policy_open(policy, path, O_RDWR | O_CREAT | O_EXCL, 0600, partial, error);
+	*state = result == 1 ? VB_NEW_FILE_UNFINISHED : VB_NEW_FILE_FRESH;
+	if (result == 0)
+		result = make_partial(policy, path, wanted, target, partial, error);
 	free(path);
-	if (result)
-		return -1;
-	if (vb_lock_image(partial, VB_LOCK_WRITER, error) || take_over_owner(partial, wanted, error)) {
-		vb_sys->unlinkat(partial->folder_fd, partial->name, 0);
-		vb_file_close(partial);
-		return -1;
-	}
-	return 0;
+	return result < 0 ? -1 : 0;
+}
+
+/* PATH is the result of the run that is to be gone on with: only its journal was left. */
+static int take_complete(struct vb_file *target, const struct vb_chain *source, struct vb_error *error)
+{
+	if (vb_destination_check_source(target, source, error) == 0 && vb_lock_image(target, VB_LOCK_WRITER, error) == 0)
+		return 0;
+	vb_file_close(target);
+	return -1;
 }
 
 /* The lock says that it is still ours. */
@@ -97,7 +132,8 @@ static void remove_created(const struct vb_file *target)
 }
 
 int vb_new_file_open(const struct vb_policy *policy, const char *path, bool exclusive, const struct vb_chain *source,
-		     struct vb_file *target, struct vb_file *partial, struct vb_error *error)
+		     uint64_t resumed_inode, struct vb_file *target, struct vb_file *partial, enum vb_new_file_state *state,
+		     struct vb_error *error)
 {
 	struct stat status;
 	int flags = O_RDWR | O_CREAT | (exclusive ? O_EXCL : 0);
@@ -107,6 +143,10 @@ int vb_new_file_open(const struct vb_policy *policy, const char *path, bool excl
 			error->kind = VB_ERROR_EXISTS;
 		return -1;
 	}
+	if (resumed_inode && target->inode == resumed_inode && target->size_bytes && !target->is_block_device) {
+		*state = VB_NEW_FILE_COMPLETE;
+		return take_complete(target, source, error);
+	}
 	if (check_empty(target, error) || vb_destination_check_source(target, source, error) ||
 	    lock_target(target, &status, error)) {
 		/* Only somebody's lock says that it may be somebody else's by now. */
@@ -115,7 +155,7 @@ int vb_new_file_open(const struct vb_policy *policy, const char *path, bool excl
 		vb_file_close(target);
 		return -1;
 	}
-	if (open_partial(policy, target, &status, partial, error)) {
+	if (open_partial(policy, target, &status, resumed_inode, partial, state, error)) {
 		remove_created(target);
 		vb_file_close(target);
 		return -1;
@@ -160,7 +200,7 @@ void vb_new_file_discard(struct vb_file *target, struct vb_file *file)
 
 void vb_new_file_close(struct vb_writer *writer, struct vb_file *target)
 {
-	if (!writer->published)
+	if (!writer->published && !writer->keeps_unfinished)
 		vb_sys->unlinkat(writer->file.folder_fd, writer->file.name, 0);
 	vb_file_close(target);
 }

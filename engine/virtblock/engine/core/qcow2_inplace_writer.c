@@ -457,6 +457,8 @@ static int open_image(struct inplace_writer *self, struct vb_error *error)
 		return -1;
 	self->base.unit_bytes = self->header.cluster_size_bytes;
 	self->base.zero_needed = true;
+	self->base.can_resume = true;
+	self->base.is_fresh = self->role == VB_EXISTING_DESTINATION && !self->is_marked;
 	return vb_qcow2_tables_open(self, error);
 }
 

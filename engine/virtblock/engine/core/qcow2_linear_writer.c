@@ -36,7 +36,7 @@ static int prepare_device(struct linear_writer *self, struct vb_error *error)
 }
 
 /* The file's room is taken before anything is written to it. Where it must hold zeros, the copy writes them with all else, and here only those
- * that it does not write: there is no copy, or a backing file shows through. */
+ * that it does not write: there is no copy, or a backing file shows through. What an earlier run of the copy left has them, and data among them. */
 static int preallocate(struct linear_writer *self, const struct vb_plan *plan, struct vb_error *error)
 {
 	const struct vb_qcow2_layout *layout = &self->layout;
@@ -47,9 +47,15 @@ static int preallocate(struct linear_writer *self, const struct vb_plan *plan, s
 		return 0;
 	if (plan && plan->mode == VB_PLAN_FULL)
 		self->base.zero_needed = true;
-	else
+	else if (self->base.is_fresh)
 		return vb_writer_fill(&self->base, layout->data_offset_bytes, layout->data_count << layout->cluster_bits, error);
 	return 0;
+}
+
+/* Bits of `written`. */
+static uint64_t data_unit_count(const struct linear_writer *self)
+{
+	return self->layout.data_count * vb_qcow2_layout_units_per_cluster(&self->layout);
 }
 
 static int linear_prepare(struct vb_writer *writer, const struct vb_plan *plan, struct vb_error *error)
@@ -60,8 +66,7 @@ static int linear_prepare(struct vb_writer *writer, const struct vb_plan *plan, 
 	    vb_qcow2_layout_make(&self->layout, plan, writer->spec.virtual_size_bytes, &writer->spec, error))
 		return -1;
 	self->has_zero_entries = plan && plan->mode == VB_PLAN_TOP;
-	self->written = calloc(self->layout.data_count * vb_qcow2_layout_units_per_cluster(&self->layout) / 64 + 1,
-			       sizeof(*self->written));
+	self->written = calloc(data_unit_count(self) / 64 + 1, sizeof(*self->written));
 	if (!self->written)
 		return vb_fail(error, VB_ERROR_MEMORY, 0, writer->file.path, -1, "No memory for the map of %llu clusters",
 			       (unsigned long long)self->layout.data_count);
@@ -196,6 +201,30 @@ static int linear_checkpoint(struct vb_writer *writer, struct vb_error *error)
 	return vb_writer_sync(writer, error);
 }
 
+static size_t state_words(const struct vb_writer *writer)
+{
+	return (size_t)(data_unit_count((const struct linear_writer *)writer) / 64 + 1);
+}
+
+static void save_state(const struct vb_writer *writer, uint64_t *words)
+{
+	const struct linear_writer *self = (const struct linear_writer *)writer;
+
+	for (size_t index = 0; index < state_words(writer); index++)
+		words[index] = atomic_load_explicit(&self->written[index], memory_order_relaxed);
+}
+
+/* Bits without a unit are of no use, and would be read as some. */
+static void load_state(struct vb_writer *writer, const uint64_t *words)
+{
+	struct linear_writer *self = linear(writer);
+	size_t count = state_words(writer);
+
+	for (size_t index = 0; index < count; index++)
+		atomic_store_explicit(&self->written[index], words[index], memory_order_relaxed);
+	atomic_fetch_and_explicit(&self->written[count - 1], (1ull << (data_unit_count(self) % 64)) - 1, memory_order_relaxed);
+}
+
 static int linear_publish(struct vb_writer *writer, struct vb_error *error)
 {
 	struct linear_writer *self = linear(writer);
@@ -240,6 +269,9 @@ static const struct vb_writer_ops linear_ops = {
 	.share = linear_share,
 	.write_back = vb_writer_start_write_back,
 	.checkpoint = linear_checkpoint,
+	.state_words = state_words,
+	.save_state = save_state,
+	.load_state = load_state,
 	.publish = linear_publish,
 	.unpublish = linear_unpublish,
 	.close = linear_close,
@@ -294,6 +326,7 @@ struct vb_writer *vb_qcow2_linear_writer_new(struct vb_file *target, struct vb_f
 		return NULL;
 	}
 	self->base.unit_bytes = vb_qcow2_unit_bytes(spec);
+	self->base.can_resume = true;
 	self->base.zero_needed = spec->backing_path != NULL;
 	self->base.writes_in_turn = !self->is_device;
 	if (!self->is_device)

@@ -263,6 +263,7 @@ static struct raw_writer *raw_allocate(struct vb_file *target, struct vb_file *f
 		return NULL;
 	}
 	self->base.writes_in_turn = !self->base.file.is_block_device;
+	self->base.can_resume = true;
 	atomic_init(&self->rung, self->base.file.is_block_device ? RUNG_DEVICE : RUNG_PUNCH);
 	return self;
 }
@@ -333,6 +334,7 @@ struct vb_writer *vb_raw_writer_existing(struct vb_file *file, const struct vb_d
 	} else {
 		self->is_marked = !self->base.file.is_block_device;
 		result = check_existing_size(self, error);
+		self->base.is_fresh = self->is_marked && !self->has_trailer;
 	}
 	if (result) {
 		raw_close(&self->base);

@@ -100,7 +100,8 @@ int vb_copy_share(struct vb_copy *copy, struct vb_error *error)
 	struct sharing sharing = {.copy = copy};
 	uint64_t start_bytes, end_bytes;
 
-	if (copy->options.reflink == VB_REFLINK_NEVER || copy->destination->share_block_bytes == 0)
+	/* An earlier run has shared all that could be. */
+	if (copy->options.reflink == VB_REFLINK_NEVER || copy->destination->share_block_bytes == 0 || atomic_load(&copy->is_resumed))
 		return 0;
 	for (size_t index = 0; index < copy->plan->extent_count && !sharing.is_off; index++) {
 		const struct vb_extent *extent = &copy->plan->extents[index];

@@ -44,6 +44,7 @@ struct vb_destination_spec {
 	uint64_t virtual_size_bytes;
 	const char *backing_path;         /* new qcow2 in top mode: recorded as given; NULL otherwise */
 	const char *backing_format;
+	uint64_t resumed_inode;           /* a new file: the partial file that an earlier run of the job left; 0: none is gone on with */
 	uint32_t cluster_size_bytes;      /* new qcow2: 512 to 2 MiB */
 	enum vb_compress compression;     /* new qcow2 */
 	int compression_level;            /* 1 to vb_compressor_level_max(); 0: the method's default */
@@ -72,6 +73,11 @@ struct vb_writer_ops {
 	 * opening of the same destination finds it. Lanes may run. After a sync that
 	 * failed neither another checkpoint nor publish() succeeds. */
 	int (*checkpoint)(struct vb_writer *writer, struct vb_error *error);
+	/* What publish() must know besides what is in the file, in words, for the journal of a copy; all NULL where that is nothing. state_words
+	 * counts after prepare(); load_state comes before the first write of a copy that is gone on with. */
+	size_t (*state_words)(const struct vb_writer *writer);
+	void (*save_state)(const struct vb_writer *writer, uint64_t *words);
+	void (*load_state)(struct vb_writer *writer, const uint64_t *words);
 	/* All data is written: metadata, syncs, and the name or mark that makes it a good image. After success the destination is
 	 * complete and durable and stays locked until close. */
 	int (*publish)(struct vb_writer *writer, struct vb_error *error);
@@ -93,6 +99,9 @@ struct vb_writer {
 	atomic_bool has_failed_sync;    /* what it should have made durable may be lost: no later sync succeeds */
 	_Atomic uint64_t stored_bytes;  /* of a compressed destination: what its data takes in the file */
 	bool was_unfinished;            /* an existing destination that carried the mark of an unfinished copy when it was opened */
+	bool can_resume;                /* what a checkpoint made durable can be gone on with by another process */
+	bool is_fresh;                  /* bears no mark of an earlier run that was not completed, and is of a kind that would */
+	bool keeps_unfinished;          /* close() leaves the partial file */
 	bool published;
 };
 

@@ -129,4 +129,5 @@ _TABLE: dict[str, Callable[[EngineError], VirError]] = {
     "internal": _reported(ErrorNumber.INTERNAL_ERROR),
     "no-bitmap": _reported(ErrorNumber.NO_DOMAIN_CHECKPOINT, ErrorDomain.DOMAIN_CHECKPOINT),
     "bitmap": _reported(ErrorNumber.CHECKPOINT_INCONSISTENT, ErrorDomain.DOMAIN_CHECKPOINT),
+    "changed": _reported(ErrorNumber.OPERATION_FAILED),
 }
