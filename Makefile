@@ -7,7 +7,7 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 C_WARNINGS := -std=gnu11 -O2 -D_GNU_SOURCE -Wall -Wextra -Wconversion -Wshadow -Werror
 
-.PHONY: demo test test-again live check bench lint sanitize fuzz fuzz-short proto setup setup-test help clean
+.PHONY: demo test test-again live check bench lint sanitize fuzz fuzz-short proto setup setup-test setup-bench help clean
 
 demo: setup ## Set up, start a daemon, copy, mirror, pivot and verify a real disk chain
 	@$(PY) server/packaging/demo.py
@@ -27,8 +27,8 @@ check: setup-test ## The fast tests and the C core's own; under five minutes
 	@tests/engine/core/run.sh plain
 	@$(PY) -m pytest -n 2 -m "not slow and not live"
 
-bench: setup-test ## Copying speed beside qemu-img's
-	@$(PY) tests/bench/run.py
+bench: setup-bench ## Copying speed beside other programs'; ROWS=raw,chain for some rows, FAST=1 for small disks
+	@$(PY) tests/bench/run.py --rows "$(ROWS)" $(if $(FAST),--fast)
 
 lint: setup-test ## Style, types, import contracts, the proto rules and stubs, C warnings as errors
 	@$(PY) -m ruff check .
@@ -55,6 +55,9 @@ setup: ## Make .venv with what the demo needs (done by the other targets)
 
 setup-test: ## Make .venv with what the tests need; installs Debian packages when run as root
 	@server/packaging/bootstrap.sh test
+
+setup-bench:
+	@server/packaging/bootstrap.sh bench
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1\t\2/p' Makefile | column -t -s $$'\t'

@@ -1,10 +1,11 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# Makes `.venv` in the project's root what `make demo` or `make test` needs, and nothing when it already is.
+# Makes `.venv` in the project's root what `make demo`, `make test` or `make bench` needs, and nothing when it already is.
 #
 #   server/packaging/bootstrap.sh demo   compiler and libraries; the server and the command line
 #   server/packaging/bootstrap.sh test   also qemu, libvirt, file system tools; the test and lint tools
+#   server/packaging/bootstrap.sh bench  also the other programs that copy disk images
 #
 # Three steps, each skipped when there is nothing to do: Debian packages, Python packages, the extension module.
 # A step's stamp is written after the step, so an interrupted run is taken up again. Every path is relative to the
@@ -12,17 +13,19 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-LEVEL="${1:?usage: bootstrap.sh demo|test}"
+LEVEL="${1:?usage: bootstrap.sh demo|test|bench}"
 PYTHON_OLDEST="3.11"
 # `a|b`: any of them will do, and the first is installed when none is there.
 DEMO_PACKAGES="build-essential libdeflate-dev zlib1g-dev libzstd-dev libxxhash-dev"
 TEST_PACKAGES="qemu-utils qemu-system-x86 qemu-system-common qemu-block-extra seabios libvirt-dev libvirt-daemon-system
     libvirt-clients pkg-config|pkgconf xfsprogs e2fsprogs util-linux mount strace clang libclang-rt-dev|libclang-rt-14-dev"
+BENCH_PACKAGES="libnbd-bin"
 
 case "$LEVEL" in
     demo) PACKAGES="$DEMO_PACKAGES" EXTRAS="server" ;;
     test) PACKAGES="$DEMO_PACKAGES $TEST_PACKAGES" EXTRAS="server,libvirt,test,lint" ;;
-    *) echo "bootstrap.sh: unknown level '$LEVEL', expected demo or test" >&2; exit 2 ;;
+    bench) PACKAGES="$DEMO_PACKAGES $TEST_PACKAGES $BENCH_PACKAGES" EXTRAS="server,libvirt,test,lint" LEVEL=test ;;
+    *) echo "bootstrap.sh: unknown level '$LEVEL', expected demo, test or bench" >&2; exit 2 ;;
 esac
 
 say() { printf '\033[1m==>\033[0m %s\n' "$*"; }

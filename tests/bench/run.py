@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""virtblock-copy beside `qemu-img convert`, whole process against whole process, in turns on the same images.
+"""virtblock-copy beside the programs that do the same: whole processes, in turns, on the same images.
 
-The rules. Sources are in the page cache (read once before). Destinations are removed before each run, outside its
-time. Ours is durable when it ends; so that the peer is too, `sync FILE` runs after it inside its time, which on tmpfs
-costs nothing. The peer is the best, by its median, of three: plain, `-W -m 16`, and `-C`. Medians over all rounds. Both
-results are compared with the source by qemu-img once per row, and what they occupy is printed, for a copy that keeps
-zeros would be another copy.
+The rules. Sources are in the page cache (read once before), or, in a row that says cold, out of it before each run.
+Destinations are removed before each run, outside its time. Ours is durable when it ends; so that a peer is too, its
+result is synced inside its time, which on tmpfs costs nothing. The best peer is the one with the lowest median; one
+that its first run shows to be half as slow again as the best goes no further. Both results are compared with the source
+by qemu-img, and what they occupy is printed, for a copy that keeps zeros would be another copy.
 """
 
 from __future__ import annotations
@@ -13,216 +13,194 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import statistics
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 # Run as a script, this folder is on the path; its parent makes `bench` importable as everywhere else.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench.chart import ratio_chart
-from bench.images import Disk, make_disks
-from bench.measure import Run, run
+from bench.chart import Bar, ratio_chart
+from bench.growth import Growth, measure_growth
+from bench.images import Disks
+from bench.limits import Limits, measure_limits
+from bench.measure import adopt_orphans
+from bench.places import PLACES, Unavailable, file_system_of
+from bench.rows import WORKS, Work
+from bench.table import HEADER, Row, line_of, measure_row
 
 from virtblock.engine.units import GIB, MIB
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "build" / "bench"
-PEERS = {"plain": [], "-W -m 16": ["-W", "-m", "16"], "-C": ["-C"]}
-OURS = "virtblock-copy"
+GROWTH_KEY = "growth"
+LIMITS_KEY = "limits"
 
 
-class Case(NamedTuple):
-    """One row: what is copied, and how both programs are asked for it."""
+class Report:
+    """Prints as it goes, and keeps everything for the files."""
 
-    name: str
-    disk: str
-    options: tuple[str, ...]
-    destination_format: str
-    is_shallow: bool = False
+    def __init__(self, note: str) -> None:
+        self._lines: list[str] = []
+        self.rows: list[Row] = []
+        self.growth: list[Growth] = []
+        self.limits: list[Limits] = []
+        self._note = note
+        self.say(f"{note}\n{HEADER}")
 
+    def say(self, text: str) -> None:
+        """To standard output and to results.txt."""
+        self._lines.append(text)
+        print(text, flush=True)
 
-CASES = (
-    Case("raw → raw", "raw", (), "raw"),
-    Case("qcow2 → qcow2", "qcow2", (), "qcow2"),
-    Case("qcow2 → raw", "qcow2", ("--raw",), "raw"),
-    Case("chain of 3 → qcow2", "chain", (), "qcow2"),
-    Case("chain of 3 → raw", "chain", ("--raw",), "raw"),
-    Case("zlib → qcow2", "zlib", (), "qcow2"),
-    Case("zstd → qcow2", "zstd", (), "qcow2"),
-    Case("chain of 3, shallow", "chain", ("--shallow",), "qcow2", is_shallow=True),
-)
+    def add_row(self, row: Row) -> None:
+        """A row of the table, and which of its peers are not installed."""
+        self.rows.append(row)
+        self.say(line_of(row))
+        for program in row.missing:
+            self.say(f"{'':<11} not measured, because it is not installed: {program}")
+        if row.unlike:
+            self.say(f"{'':<11} out of the contest, because the result is not as sparse: {', '.join(row.unlike)}")
 
+    def add_growth(self, growth: Growth) -> None:
+        """A point of how the cost grows."""
+        if not self.growth:
+            self.say(
+                f"\n{'growth':<20} {'':>5} {'wall s':>7} {'CPU s':>6} {'peak MiB':>8} {'data GiB':>8} {'wall/GiB':>8}"
+            )
+        self.growth.append(growth)
+        run, data_gib = growth.run, growth.data_bytes / GIB
+        self.say(
+            f"{growth.line:<20} {growth.amount:5} {run.wall_s:7.3f} {run.cpu_s:6.2f} {run.peak_bytes / MIB:8.0f} "
+            f"{data_gib:8.2f} {run.wall_s / data_gib:8.3f}"
+        )
 
-class Row(NamedTuple):
-    """The medians of one case in one place."""
+    def add_limits(self, limits: Limits) -> None:
+        """The floors of a place."""
+        self.limits.append(limits)
+        self.say(
+            f"\nlimits on {limits.place}, seconds per GiB in one thread: read {limits.read_s:.3f}, write over "
+            f"{limits.overwrite_s:.3f}, write new {limits.write_s:.3f}, read and write {limits.read_write_s:.3f}, "
+            f"copy_file_range {limits.copy_file_range_s:.3f}"
+        )
 
-    place: str
-    case: str
-    ours: Run
-    peer: Run
-    peer_name: str
-    our_bytes: int
-    peer_bytes: int
-
-    @property
-    def ratio(self) -> float:
-        """How many times as fast as the best peer."""
-        return self.peer.wall_s / self.ours.wall_s
-
-
-def our_command(case: Case, disk: Disk, destination: Path) -> list[str]:
-    """The console script of this environment."""
-    script = Path(sys.executable).with_name(OURS)
-    return [str(script), "--source-format", disk.format, *case.options, str(disk.path), str(destination)]
-
-
-def peer_command(case: Case, disk: Disk, destination: Path, options: Sequence[str]) -> list[str]:
-    """The same copy by qemu-img; shallow is its -B, which leaves out what the backing file holds."""
-    backing = ["-B", str(disk.path.with_name("snap1.qcow2")), "-F", "qcow2"] if case.is_shallow else []
-    formats = ["-f", disk.format, "-O", case.destination_format]
-    return ["qemu-img", "convert", *formats, *options, *backing, str(disk.path), str(destination)]
-
-
-def occupied_bytes(path: Path) -> int:
-    """What the file takes of its file system."""
-    return path.stat().st_blocks * 512
-
-
-def check_same(disk: Disk, destination: Path, destination_format: str) -> None:
-    """Both must read the same, or the row means nothing."""
-    formats = ["-f", disk.format, "-F", destination_format]
-    done = subprocess.run(
-        ["qemu-img", "compare", "-q", *formats, disk.path, destination], capture_output=True, text=True, check=False
-    )
-    if done.returncode != 0:
-        raise RuntimeError(f"{destination} does not read as {disk.path}: {done.stdout}{done.stderr}")
+    def write(self, folder: Path) -> None:
+        """The table, the figures and the picture."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "results.txt").write_text("\n".join(self._lines) + "\n", encoding="utf-8")
+        figures = {
+            "note": self._note,
+            "rows": [_row_fields(row) for row in self.rows],
+            "growth": [{**growth._asdict(), "run": growth.run._asdict()} for growth in self.growth],
+            "limits": [limits._asdict() for limits in self.limits],
+        }
+        (folder / "results.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        bars = [Bar(f"{row.place}: {row.work.name}", row.ratio, row.work.goal) for row in self.rows]
+        chart = ratio_chart("virtblock-copy beside the best peer", self._note, bars)
+        (folder / "ratios.svg").write_text(chart, encoding="utf-8")
 
 
-def measure_case(case: Case, disk: Disk, folder: Path, place: str, round_count: int) -> Row:
-    """All programs in turns, so that a slow moment of the machine strikes each of them."""
-    destination = folder / "destination"
-    runs: dict[str, list[Run]] = {name: [] for name in (OURS, *PEERS)}
-    occupied: dict[str, int] = {}
-    for round_number in range(round_count):
-        for name in runs:
-            destination.unlink(missing_ok=True)
-            if name == OURS:
-                runs[name].append(run(our_command(case, disk, destination)))
-            else:
-                converted = run(peer_command(case, disk, destination, PEERS[name]))
-                runs[name].append(converted + run(["sync", str(destination)]))
-            if round_number == 0:
-                check_same(disk, destination, case.destination_format)
-                occupied[name] = occupied_bytes(destination)
-    destination.unlink()
-    medians = {name: median(several) for name, several in runs.items()}
-    peer_name = min(PEERS, key=lambda name: medians[name].wall_s)
-    return Row(place, case.name, medians[OURS], medians[peer_name], peer_name, occupied[OURS], occupied[peer_name])
+def _row_fields(row: Row) -> dict[str, object]:
+    return {
+        "key": row.work.key,
+        "name": row.work.name,
+        "place": row.place,
+        "goal": row.work.goal,
+        "ratio": row.ratio,
+        "not_reached": row.faults(),
+        "ours": row.ours._asdict(),
+        "best_peer": row.peer_name,
+        "peers": {name: run._asdict() for name, run in row.peers.items()},
+        "our_bytes": row.our_bytes,
+        "peer_bytes": row.peer_bytes,
+        "not_installed": list(row.missing),
+        "not_as_sparse": list(row.unlike),
+    }
 
 
-def median(runs: Sequence[Run]) -> Run:
-    """Of each figure by itself; of the peaks the highest, for a peak is a promise."""
-    return Run(
-        statistics.median(one.wall_s for one in runs),
-        statistics.median(one.cpu_s for one in runs),
-        max(one.peak_bytes for one in runs),
-    )
+def _supported(work: Work) -> bool:
+    """Whether this version has the options that the row needs."""
+    script = Path(sys.executable).with_name("virtblock-copy")
+    text = subprocess.run([script, "--help"], capture_output=True, text=True, check=True).stdout
+    return all(option.split("=")[0] in text for option in work.options if option.startswith("--"))
 
 
-@contextmanager
-def scratch(place: Path) -> Iterator[Path]:
-    """A folder of our own in a place, removed afterwards."""
-    with tempfile.TemporaryDirectory(prefix="virtblock-bench-", dir=place) as folder:
-        yield Path(folder)
+def _measure_works(works: Sequence[Work], disks: Disks, folder: Path, options: argparse.Namespace) -> Iterator[Row]:
+    place = file_system_of(folder)
+    for number, work in enumerate(works):
+        name = f"{work.disk}:{int(options.size * work.size_share * GIB)}" if work.size_share != 1 else work.disk
+        disk = disks.get(name)
+        subprocess.run(["sync", "-f", folder], check=True)
+        yield measure_row(work, disk, folder, place, options.rounds)
+        if all(later.disk != work.disk for later in works[number + 1 :]):
+            disks.drop(name)
 
 
-def measure_place(place: Path, size_bytes: int, round_count: int) -> Iterator[Row]:
-    """Every case in one place."""
-    with scratch(place) as folder:
-        disks = make_disks(folder, size_bytes)
-        for disk in disks.values():
-            # Into the page cache, as the rules say; and on the disk, so that no writing back disturbs the first run.
-            check_same(disk, disk.path, disk.format)
-        subprocess.run(["sync"], check=True)
-        for case in CASES:
-            yield measure_case(case, disks[case.disk], folder, str(place), round_count)
+def _measure_place(place: str, options: argparse.Namespace, report: Report) -> None:
+    works = [work for work in WORKS if work.place == place and _is_chosen(work.key, options)]
+    lacking = [work for work in works if not _supported(work)]
+    for work in lacking:
+        report.say(f"{place:<11} {work.name:<26} this version has no {' '.join(work.options)}")
+    works = [work for work in works if work not in lacking]
+    has_growth = place == "tmpfs" and _is_chosen(GROWTH_KEY, options)
+    has_limits = place != "xfs" and _is_chosen(LIMITS_KEY, options)
+    if not (works or has_growth or has_limits):
+        return
+    with PLACES[place](ROOT / "build") as folder:
+        disks = Disks(folder, int(options.size * GIB))
+        for row in _measure_works(works, disks, folder, options):
+            report.add_row(row)
+        if has_limits:
+            report.add_limits(measure_limits(file_system_of(folder), folder))
+        if has_growth:
+            sizes_gib = (1, 2) if options.fast else (1, 2, 4, 8)
+            for growth in measure_growth(disks, folder, options.rounds, sizes_gib):
+                report.add_growth(growth)
 
 
-HEADER = (
-    f"{'place':<14} {'copy':<20} {'ours s':>7} {'peer s':>7} {'best peer':<9} {'ratio':>6} "
-    f"{'CPU s':>6} {'peer':>6} {'peak MiB':>8} {'peer':>5} {'du MiB':>7} {'peer':>6}"
-)
+def _is_chosen(key: str, options: argparse.Namespace) -> bool:
+    return not options.rows or key in options.rows
 
 
-def line_of(row: Row) -> str:
-    """One row of the table."""
-    ours, peer = row.ours, row.peer
-    return (
-        f"{row.place:<14.14} {row.case:<20} {ours.wall_s:7.3f} {peer.wall_s:7.3f} {row.peer_name:<9} {row.ratio:6.2f} "
-        f"{ours.cpu_s:6.2f} {peer.cpu_s:6.2f} {ours.peak_bytes / MIB:8.0f} {peer.peak_bytes / MIB:5.0f} "
-        f"{row.our_bytes / MIB:7.0f} {row.peer_bytes / MIB:6.0f}"
-    )
-
-
-def write_results(folder: Path, rows: Sequence[Row], note: str) -> None:
-    """The table, the figures and the picture."""
-    folder.mkdir(parents=True, exist_ok=True)
-    table = "\n".join([note, HEADER, *map(line_of, rows)])
-    (folder / "results.txt").write_text(table + "\n", encoding="utf-8")
-    figures = [
-        {**row._asdict(), "ours": row.ours._asdict(), "peer": row.peer._asdict(), "ratio": row.ratio} for row in rows
-    ]
-    (folder / "results.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    bars = [(f"{row.place}: {row.case}", row.ratio) for row in rows]
-    chart = ratio_chart("virtblock-copy beside the best qemu-img convert", note, bars)
-    (folder / "ratios.svg").write_text(chart, encoding="utf-8")
-
-
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line, with its defaults filled in."""
-    parser = argparse.ArgumentParser(description="Copying speed beside qemu-img's.")
-    parser.add_argument("--size", type=float, metavar="GiB", help="size of each disk (default 2)")
+    keys = [*(work.key for work in WORKS), GROWTH_KEY, LIMITS_KEY]
+    parser = argparse.ArgumentParser(description="Copying speed beside other programs'.")
+    parser.add_argument("--rows", default="", metavar="KEY,…", help=f"only these: {', '.join(keys)}")
+    parser.add_argument("--fast", action="store_true", help="small disks and few rounds: shows that it works, no more")
+    parser.add_argument("--size", type=float, metavar="GiB", help="size of a usual disk (default 2)")
     parser.add_argument("--rounds", type=int, help="runs of each program in each row (default 5)")
-    parser.add_argument(
-        "--quick", action="store_true", help="a small disk and few rounds: shows that it works, no more"
-    )
-    parser.add_argument(
-        "--place", type=Path, action="append", metavar="DIR", help="where to copy (default /dev/shm and build/)"
-    )
     parser.add_argument("--output", type=Path, default=RESULTS, metavar="DIR", help="for the table and the picture")
     options = parser.parse_args(arguments)
-    options.size = options.size or (0.25 if options.quick else 2)
-    options.rounds = options.rounds or (3 if options.quick else 5)
-    if options.place is None:
-        (ROOT / "build").mkdir(exist_ok=True)
-        options.place = [Path("/dev/shm"), ROOT / "build"]
+    options.size = options.size or (0.25 if options.fast else 2)
+    options.rounds = options.rounds or (2 if options.fast else 5)
+    options.rows = [key for key in options.rows.replace(" ", ",").split(",") if key]
+    for key in options.rows:
+        if key not in keys:
+            parser.error(f"no row '{key}'; there are {', '.join(keys)}")
     return options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, print, write the results; 1 if a program is missing."""
-    options = parse(arguments)
+    """Measure, print, write the results; 1 if the program to compare with is missing."""
+    options = _parse(arguments)
     if shutil.which("qemu-img") is None:
         print("The benchmark needs qemu-img (on Debian: apt install qemu-utils).", file=sys.stderr)
         return 1
+    adopt_orphans()
+    (ROOT / "build").mkdir(exist_ok=True)
     version = subprocess.run(["qemu-img", "--version"], capture_output=True, text=True, check=True).stdout
-    note = (
-        f"{options.size:g} GiB disks, hot cache, both durable at the end, medians of {options.rounds} rounds; "
+    report = Report(
+        f"{options.size:g} GiB disks with 40 % data, both durable at the end, medians of {options.rounds} rounds; "
         f"{version.split('(')[0].strip()}; ratio over 1: ours is faster"
     )
-    print(f"{note}\n{HEADER}", flush=True)
-    rows = []
-    for place in options.place:
-        for row in measure_place(place, int(options.size * GIB), options.rounds):
-            rows.append(row)
-            print(line_of(row), flush=True)
-    write_results(options.output, rows, note)
+    for place in PLACES:
+        try:
+            _measure_place(place, options, report)
+        except Unavailable as reason:
+            report.say(f"{place:<11} not measured: {reason}")
+    report.write(options.output)
     print(f"Written to {options.output}: results.txt, results.json, ratios.svg")
     return 0
 
