@@ -14,6 +14,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "point.h"
+
 #define WORD_BITS 64u
 #define GRANULE_COUNT_MAX (1ull << 26)   /* 8 MiB of bits: default granules grow on disks above 4 TiB */
 
@@ -336,6 +338,7 @@ bool vb_bitmap_claim(struct vb_bitmap *bitmap, uint64_t *cursor_bytes, uint64_t 
 	*length_bytes = end_bytes - *start_bytes;
 	*cursor_bytes = end_bytes;
 	unlock(bitmap);
+	VB_POINT("bitmap claimed");
 	return true;
 }
 
@@ -351,6 +354,7 @@ void vb_bitmap_release(struct vb_bitmap *bitmap, uint64_t start_bytes, uint64_t 
 	if (!moved)
 		set_dirty(bitmap, first, end);
 	unlock(bitmap);
+	VB_POINT("bitmap released");
 }
 
 /* `count` granules as bytes; the last granule counts only up to the end of the disk. */

@@ -14,6 +14,7 @@
 
 #include "copy_journal.h"
 #include "copy_state.h"
+#include "point.h"
 #include "qcow2_bitmaps.h"
 #include "sys.h"
 
@@ -282,6 +283,7 @@ struct vb_copy *vb_copy_new(const struct vb_chain *source, struct vb_writer *des
 static int plan(struct vb_copy *copy, struct vb_error *error)
 {
 	atomic_store(&copy->phase, VB_COPY_PLANNING);
+	VB_POINT("copy plans");
 	copy->plan = copy->steps->plan(copy, error);
 	if (!copy->plan || fail_if_cancelled(copy, error) || vb_copy_begin_journal(copy, error) || copy->steps->prepare(copy, error))
 		return -1;
@@ -302,6 +304,7 @@ static int move(struct vb_copy *copy, struct vb_error *error)
 		return -1;
 	vb_copy_start_journal(copy);
 	vb_copy_run_lanes(copy);
+	VB_POINT("copy moved");
 	if (copy->has_error) {
 		*error = copy->error;
 		return -1;
@@ -318,6 +321,7 @@ static int move(struct vb_copy *copy, struct vb_error *error)
 static int publish(struct vb_copy *copy, struct vb_error *error)
 {
 	atomic_store(&copy->phase, VB_COPY_FLUSHING);
+	VB_POINT("copy publishes");
 	return copy->steps->publish(copy, error);
 }
 

@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "copy_state.h"
+#include "point.h"
 #include "write_queue.h"
 #include "zero.h"
 
@@ -239,8 +240,11 @@ static bool claim_chunk(struct lane *lane, struct vb_chunk *chunk)
 static void end_chunk(struct lane *lane, struct vb_chunk *chunk, bool moved, const struct vb_error *error)
 {
 	vb_copy_release(lane->copy, chunk->start_bytes, chunk->length_bytes, moved, &chunk->sum);
-	if (error)
+	if (error) {
+		VB_POINT("lane fails");
 		vb_copy_report_error(lane->copy, error, chunk->start_bytes);
+		VB_POINT("lane failed");
+	}
 	vb_write_queue_give_back(lane->queue, chunk);
 }
 
@@ -249,10 +253,12 @@ static void write_chunk(struct lane *lane, struct vb_chunk *chunk)
 	struct vb_writer *destination = lane->copy->destination;
 	struct vb_error error;
 
+	VB_POINT("lane writes");
 	if (put(lane, chunk, &error)) {
 		end_chunk(lane, chunk, false, &error);
 		return;
 	}
+	VB_POINT("lane wrote");
 	end_chunk(lane, chunk, true, NULL);
 	if (lane->unsynced_bytes >= WRITE_BACK_BYTES && destination->ops->write_back) {
 		destination->ops->write_back(destination);
@@ -285,6 +291,7 @@ static void move_chunk(struct lane *lane, struct vb_chunk *chunk)
 		end_chunk(lane, chunk, false, &error);
 		return;
 	}
+	VB_POINT("lane read");
 	scan(lane, chunk);
 	chunk->sum = (struct vb_digest_sum){0};
 	if (lane->copy->has_digest)
@@ -304,6 +311,7 @@ static void lane_run(struct lane *lane)
 		chunk = vb_write_queue_take(lane->queue);
 		if (!claim_chunk(lane, chunk)) {
 			vb_write_queue_give_back(lane->queue, chunk);
+			VB_POINT("lane found nothing");
 			return;
 		}
 		move_chunk(lane, chunk);

@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "point.h"
 #include "sys.h"
 
 #define ZERO_BUFFER_BYTES (64u * 1024)
@@ -237,16 +238,19 @@ static int write_clusters(struct inplace_writer *self, uint64_t start_bytes, con
 		pthread_mutex_unlock(&self->mutex);
 		if (result)
 			return -1;
+		VB_POINT("in place: found room");
 
 		uint64_t part = segment.count << cluster_bits;
 
 		if (fill(self, &segment, bytes ? bytes + done : NULL, part < length - done ? part : length - done, error))
 			return -1;
+		VB_POINT("in place: filled");
 		pthread_mutex_lock(&self->mutex);
 		result = record(self, &segment, error);
 		pthread_mutex_unlock(&self->mutex);
 		if (result)
 			return -1;
+		VB_POINT("in place: recorded");
 		cluster += segment.count;
 	}
 	return 0;

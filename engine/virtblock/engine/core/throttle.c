@@ -12,6 +12,8 @@
 #include <stdlib.h>
 #include <time.h>
 
+#include "point.h"
+
 #define NS_PER_S 1000000000ull
 #define BURST_PER_S 10u
 
@@ -107,6 +109,7 @@ static void sleep_for_tokens(struct vb_throttle *throttle, double missing)
 		.tv_nsec = (long)(until_ns % NS_PER_S),
 	};
 
+	VB_POINT("throttle sleeps for tokens");
 	pthread_cond_timedwait(&throttle->changed, &throttle->mutex, &until);
 }
 
@@ -117,6 +120,7 @@ static bool pass_slowly(struct vb_throttle *throttle, uint64_t bytes)
 	lock(throttle);
 	while (!throttle->cancelled) {
 		if (throttle->paused) {
+			VB_POINT("throttle sleeps paused");
 			pthread_cond_wait(&throttle->changed, &throttle->mutex);
 			continue;
 		}

@@ -9,6 +9,8 @@
 #include <pthread.h>
 #include <stdlib.h>
 
+#include "point.h"
+
 #define BUFFER_ALIGNMENT 4096u
 
 struct vb_write_queue {
@@ -74,6 +76,7 @@ struct vb_chunk *vb_write_queue_take(struct vb_write_queue *queue)
 	pthread_mutex_lock(&queue->mutex);
 	while (!queue->free_chunks) {
 		queue->waiting_count++;
+		VB_POINT("queue sleeps");
 		pthread_cond_wait(&queue->freed, &queue->mutex);
 		queue->waiting_count--;
 	}
@@ -114,6 +117,7 @@ bool vb_write_queue_put(struct vb_write_queue *queue, struct vb_chunk *chunk)
 
 	queue->has_writer = true;
 	pthread_mutex_unlock(&queue->mutex);
+	VB_POINT("queue took in");
 	return is_writer;
 }
 
@@ -128,5 +132,6 @@ struct vb_chunk *vb_write_queue_next(struct vb_write_queue *queue)
 	else
 		queue->has_writer = false;
 	pthread_mutex_unlock(&queue->mutex);
+	VB_POINT("queue gave out");
 	return chunk;
 }
