@@ -19,16 +19,21 @@ from bench.mirror import mirror
 from bench.rows import Work
 
 OURS = "virtblock-copy"
+INSTALLED = Path(__file__).resolve().parents[2] / "build" / "bench" / "installed" / "bin" / OURS
 PROGRAMS = {"convert": "qemu-img", "cp": "cp", "nbdcopy": "nbdcopy", "mirror": "qemu-storage-daemon"}
 PACKAGES = {"qemu-img": "qemu-utils", "nbdcopy": "libnbd-bin", "qemu-storage-daemon": "qemu-system-common"}
 
 Peer = Callable[[Work, Disk, Path], Run]
 
 
+def our_script() -> Path:
+    """What `make bench` installed as users do, else what this environment has."""
+    return INSTALLED if INSTALLED.exists() else Path(sys.executable).with_name(OURS)
+
+
 def run_ours(work: Work, disk: Disk, destination: Path) -> Run:
-    """The console script of this environment."""
-    script = Path(sys.executable).with_name(OURS)
-    return run([str(script), "--source-format", disk.format, *work.options, str(disk.path), str(destination)])
+    """One copy by the console script."""
+    return run([str(our_script()), "--source-format", disk.format, *work.options, str(disk.path), str(destination)])
 
 
 def _format_options(work: Work, disk: Disk) -> list[str]:

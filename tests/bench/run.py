@@ -26,6 +26,7 @@ from bench.growth import Growth, measure_growth
 from bench.images import Disks
 from bench.limits import Limits, measure_limits
 from bench.measure import adopt_orphans
+from bench.peers import our_script
 from bench.places import PLACES, Unavailable, file_system_of
 from bench.rows import WORKS, Work
 from bench.table import HEADER, Row, line_of, measure_row
@@ -121,8 +122,7 @@ def _row_fields(row: Row) -> dict[str, object]:
 
 def _supported(work: Work) -> bool:
     """Whether this version has the options that the row needs."""
-    script = Path(sys.executable).with_name("virtblock-copy")
-    text = subprocess.run([script, "--help"], capture_output=True, text=True, check=True).stdout
+    text = subprocess.run([our_script(), "--help"], capture_output=True, text=True, check=True).stdout
     return all(option.split("=")[0] in text for option in work.options if option.startswith("--"))
 
 

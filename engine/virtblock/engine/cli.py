@@ -4,13 +4,12 @@
 Owns: the command line, its exit codes (0 done, 1 failed, 2 usage, 130 interrupted, 143 terminated) and what it prints.
 Invariants: formats are told, never guessed from content, but for an existing destination (REUSE_EXT); no file is opened
 only because an image names it: backing and data files must lie in the source's own folder or in an `--allow-path`.
-The source is never written.
+The source is never written. A start loads what a plain copy needs and no more: of a small copy it is most of the time.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import stat
 import sys
@@ -52,12 +51,21 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(message)
 
 
+def _help_formatter(prog: str) -> argparse.HelpFormatter:
+    """As wide as the terminal. Left to find the width, argparse loads shutil at each start, and that four archivers."""
+    try:
+        columns = int(os.environ.get("COLUMNS", "0")) or os.get_terminal_size().columns
+    except (OSError, ValueError):
+        columns = 0
+    return argparse.RawDescriptionHelpFormatter(prog, width=(columns or 80) - 2)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="virtblock-copy",
         description="Copy a disk image, with the backing chain below it, to one destination.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_help_formatter,
         allow_abbrev=False,
     )
     add = parser.add_argument
@@ -340,6 +348,8 @@ class _Output:
             _say(f"Left behind: {left_behind}", sys.stderr)
 
     def _json(self, exit_code: int, result: str, fields: dict[str, object]) -> int:
+        import json  # noqa: PLC0415  # not at each start, which takes as long as a small copy
+
         print(json.dumps({"result": result, "exit_code": exit_code, **fields}))
         return exit_code
 
@@ -399,5 +409,16 @@ def main(arguments: list[str] | None = None) -> int:
         return output.interrupted(error, _left_behind(request, existed=existed))
 
 
+def command() -> None:
+    """The console script: `main`, then the end, without taking the interpreter apart first."""
+    exit_code = main()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:
+        sys.exit(exit_code)  # Python says which stream failed
+    os._exit(exit_code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

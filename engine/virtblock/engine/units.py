@@ -12,8 +12,8 @@ TIB = 1024 * GIB
 
 _NAMES = ((TIB, "TiB"), (GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB"))
 _FACTORS = {"K": KIB, "M": MIB, "G": GIB, "T": TIB}
-_RATE = re.compile(r"(?P<number>[0-9]+(\.[0-9]+)?) ?((?P<unit>[KMGT])(iB)?)?(/s)?")
-_SIZE = re.compile(r"(?P<number>[0-9]{1,18}) ?((?P<unit>[KMGT])(iB)?)?")
+_RATE = r"(?P<number>[0-9]+(\.[0-9]+)?) ?((?P<unit>[KMGT])(iB)?)?(/s)?"
+_SIZE = r"(?P<number>[0-9]{1,18}) ?((?P<unit>[KMGT])(iB)?)?"
 _RATE_MAX = 2**63 - 1
 
 
@@ -35,7 +35,7 @@ def duration_text(seconds: float) -> str:
 
 def parse_size(text: str) -> int:
     """Bytes from `65536`, `64K`, `64KiB` or `2M`. ValueError for all else."""
-    match = _SIZE.fullmatch(text.strip())
+    match = re.fullmatch(_SIZE, text.strip())
     if match is None:
         raise ValueError(f"not a size: {text!r}")
     return int(match["number"]) * _FACTORS.get(match["unit"], 1)
@@ -43,7 +43,7 @@ def parse_size(text: str) -> int:
 
 def parse_rate(text: str) -> int:
     """Bytes per second from `100` (MiB/s), `1.5G`, `500KiB` or `20MiB/s`; 0 is no limit. ValueError for all else."""
-    match = _RATE.fullmatch(text.strip())
+    match = re.fullmatch(_RATE, text.strip())
     if match is None:
         raise ValueError(f"not a rate: {text!r}")
     rate = int(float(match["number"]) * _FACTORS[match["unit"] or "M"])
