@@ -17,8 +17,9 @@ STOP_TIMEOUT_S = 20
 class LiveDaemon:
     """One daemon. `kill` and `start` may follow each other: its state stays in `folder`."""
 
-    def __init__(self, connection_uri: str, folder: Path) -> None:
+    def __init__(self, connection_uri: str, folder: Path, *options: str) -> None:
         self._uri = connection_uri
+        self._options = options
         self._folder = folder
         self.target = f"unix:{folder / 'sock'}"
         self._process: subprocess.Popen[bytes] | None = None
@@ -36,7 +37,7 @@ class LiveDaemon:
             self._process = subprocess.Popen(
                 [
                     sys.executable, "-m", "virtblock.server.cli", "--listen", self.target, "--connection", self._uri,
-                    "--state-dir", str(self._folder / "state"), "--ready-fd", str(ready_write),
+                    "--state-dir", str(self._folder / "state"), "--ready-fd", str(ready_write), *self._options,
                 ],
                 stdin=subprocess.DEVNULL, stderr=log, pass_fds=(ready_write,),
             )  # fmt: skip

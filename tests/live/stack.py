@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from virtblock.engine import PathPolicy
 from virtblock.server.core.block_api import BlockApi
 from virtblock.server.core.connections import Connections
 from virtblock.server.core.domain_api import DomainApi
@@ -23,12 +24,15 @@ WAIT_TIMEOUT_S = 20.0
 class Stack:
     """Store, log, registry, driver and the two APIs over them."""
 
-    def __init__(self, uri: str, folder: Path) -> None:
+    def __init__(
+        self, uri: str, folder: Path, *, allow_path: Sequence[Path] = (), strict_libvirt: bool = False
+    ) -> None:
         folder.mkdir(exist_ok=True)
         self.store = Store(folder / "virtblock.db")
         self.events = EventLog(self.store)
         self.jobs = JobRegistry(self.store, self.events)
-        self.driver = LibvirtDriver(uri, self.store, self.jobs, self.events)
+        policy = PathPolicy([str(path) for path in allow_path])
+        self.driver = LibvirtDriver(uri, self.store, self.jobs, self.events, policy, strict_libvirt=strict_libvirt)
         self.driver.open()
         connections = Connections([self.driver])
         self.blocks = BlockApi(connections, self.jobs)

@@ -29,7 +29,7 @@ class Pair:
 def pair(libvirtd: PrivateLibvirtd, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     """A daemon of ours beside libvirt-python."""
     connection = libvirt.open(libvirtd.uri)
-    daemon = LiveDaemon(libvirtd.uri, tmp_path_factory.mktemp("daemon"))
+    daemon = LiveDaemon(libvirtd.uri, tmp_path_factory.mktemp("daemon"), "--strict-libvirt")
     theirs, ours = LibvirtSide(libvirtd.uri), ServerSide(daemon.target)
     yield Pair(Bench(theirs, libvirtd, connection), Bench(ours, libvirtd, connection))
     theirs.close()

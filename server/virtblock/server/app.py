@@ -91,7 +91,9 @@ def make_libvirt_driver(parts: DriverParts) -> object:
     except ImportError as error:
         detail = f"--connection '{parts.uri}' needs libvirt-python (pip install 'virtblock[libvirt]'): {error}"
         raise ConfigInvalid(detail) from error
-    return LibvirtDriver(parts.uri, parts.store, parts.jobs, parts.events)
+    return LibvirtDriver(
+        parts.uri, parts.store, parts.jobs, parts.events, parts.policy, strict_libvirt=parts.config.strict_libvirt
+    )
 
 
 # By the hypervisor that the connection's URI names.

@@ -143,6 +143,25 @@ class VirError(Exception):
         return f"VirError({self.number}, {self.message!r}, domain={self.domain})"
 
 
+class ConnectionLost(VirError):
+    """The hypervisor cannot be reached: whether what was asked for was done is not known."""
+
+    @classmethod
+    def of(cls, error: VirError) -> ConnectionLost:
+        """With every field of libvirt's own error."""
+        return cls(
+            error.number,
+            error.message,
+            domain=error.domain,
+            level=error.level,
+            str1=error.str1,
+            str2=error.str2,
+            str3=error.str3,
+            int1=error.int1,
+            int2=error.int2,
+        )
+
+
 def report(number: ErrorNumber, detail: str | None = None, *, domain: int = ErrorDomain.QEMU) -> VirError:
     """The error as `virReportError` makes it; `detail` None gives the template without one."""
     bare, template = TEMPLATES[number]

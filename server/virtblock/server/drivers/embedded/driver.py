@@ -20,17 +20,13 @@ from virtblock.server.core.errors import ErrorNumber, no_support, report, unsupp
 from virtblock.server.core.events import DomainEvents
 from virtblock.server.core.flags import DomainSaveFlags, DomainXmlFlags, SnapshotRevertFlags
 from virtblock.server.core.jobs import JobRegistry
-from virtblock.server.core.model import BlockBitmap, BlockInfo, BlockJobInfo, BlockJobType, Disk, Domain, TypedParameter
+from virtblock.server.core.model import BlockBitmap, BlockInfo, BlockJobInfo, Disk, Domain, TypedParameter
 from virtblock.server.core.store import Store
 from virtblock.server.drivers.embedded import capabilities, definitions, images, snapshots
 from virtblock.server.drivers.offline import bitmaps, block_jobs, disks, guards, job_checks, merge_calls
 from virtblock.server.drivers.offline.context import Context, EngineDoors
-from virtblock.server.drivers.offline.copy_spec import spec_of
-from virtblock.server.drivers.offline.domain_xml import Definition
-from virtblock.server.drivers.offline.live_chains import live_backings
+from virtblock.server.drivers.offline.live_chains import shown_live
 from virtblock.server.drivers.offline.merge_calls import MergeRequest
-from virtblock.server.drivers.offline.merge_spec import merge_spec_of
-from virtblock.server.drivers.offline.mirror_xml import Mirror, live_xml
 from virtblock.server.drivers.offline.recovery import Recovery
 from virtblock.server.drivers.offline.running_jobs import RunningJobs
 
@@ -198,7 +194,7 @@ class EmbeddedDriver:
         definition = self._definitions.load(domain)
         if flags & DomainXmlFlags.INACTIVE:
             return definition.xml
-        return live_xml(definition, live_backings(self._context, definition), self._mirrors(definition))
+        return shown_live(self._context, definition)
 
     def domain_get_state(self, domain: Domain, flags: int) -> tuple[int, int]:
         """virDomainGetState: shut off, reason unknown."""
@@ -355,18 +351,6 @@ class EmbeddedDriver:
     def clear_block_bitmap(self, domain: Domain, disk: str, name: str) -> None:
         """Makes a bitmap mark nothing."""
         self._bitmaps.clear(domain, disk, name)
-
-    def _mirrors(self, definition: Definition) -> dict[str, Mirror]:
-        """`<mirror>` of every disk with a copy or an active commit."""
-        mirrors = {}
-        for job in guards.active_jobs(self._context, definition.uuid):
-            if job.type is BlockJobType.COPY:
-                spec = spec_of(job)
-                mirrors[job.disk] = Mirror(job, spec.destination, spec.shown_backing)
-            elif job.type is BlockJobType.ACTIVE_COMMIT:
-                merge = merge_spec_of(job)
-                mirrors[job.disk] = Mirror(job, merge.written, None, merge.base_index or 0)
-        return mirrors
 
     def _refuse(self, domain: Domain, flags: int, mask: int, function: str) -> None:
         """The checks before a refusal: flags, the domain, and a running copy (83)."""

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 import libvirt
 
-from virtblock.server.core.errors import ErrorDomain, ErrorNumber, VirError
+from virtblock.server.core.errors import ConnectionLost, ErrorDomain, ErrorNumber, VirError
 
 T = TypeVar("T")
 
@@ -184,7 +184,7 @@ class Binding:
             if self._connection is not None and (self._is_open or threading.current_thread() is self._opener):
                 return self._connection
             error = self._error
-        raise error or _closed()
+        raise ConnectionLost.of(error or _closed())
 
     def _handle(self, connection: Any, uuid: str) -> Any:
         with self._lock:
@@ -199,6 +199,7 @@ class Binding:
         failure = vir_error(error)
         if failure.number in _LOST_NUMBERS and not _is_alive(connection):
             self._lose(connection, failure)
+            return ConnectionLost.of(failure)
         return failure
 
     def _lose(self, connection: Any, error: VirError) -> None:

@@ -2,7 +2,8 @@
 """The driver behind libvirt's URIs (`qemu:///system`, `qemu+unix://…`, `test:///default`).
 
 Owns: the driver's face, one thin method per libvirt call. Invariants: arguments go to libvirt as they came, answers
-and errors come back as libvirt gave them; nothing is checked here that libvirt checks. What only C callers can send
+and errors come back as libvirt gave them; nothing is checked here that libvirt checks. Block jobs on domains that are
+shut off, which libvirt refuses, go to `shut_off`; so do the guards of the engine's jobs. What only C callers can send
 (typed parameters of another type, or twice) libvirt-python cannot pass on: that one check is made in libvirt's words.
 """
 
@@ -11,9 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, TypeVar
 
+from virtblock.engine import PathPolicy
 from virtblock.server.core import checks
 from virtblock.server.core.driver import JobOrigin
-from virtblock.server.core.errors import ErrorNumber, report
+from virtblock.server.core.errors import ErrorNumber, no_support, report
 from virtblock.server.core.events import EventLog
 from virtblock.server.core.flags import (
     BlockCommitFlags,
@@ -35,8 +37,12 @@ from virtblock.server.core.store import Store
 from virtblock.server.drivers.libvirt.binding import Binding
 from virtblock.server.drivers.libvirt.disk_xml import destination_of, disks_of, has_destination_options
 from virtblock.server.drivers.libvirt.following import Follower, JobRequest
+from virtblock.server.drivers.libvirt.shut_off import FEATURES, ShutOffDomains
+from virtblock.server.drivers.offline.merge_calls import MergeRequest
 
 T = TypeVar("T")
+
+ENGINE_METHODS = frozenset({"block_job_pause", "block_job_resume", "block_job_map"})
 
 
 class LibvirtDriver:
@@ -51,27 +57,44 @@ class LibvirtDriver:
         "domain_block_commit": int(sum(BlockCommitFlags)),
     }
 
-    def __init__(self, uri: str, store: Store, jobs: JobRegistry, events: EventLog) -> None:
+    def __init__(
+        self,
+        uri: str,
+        store: Store,
+        jobs: JobRegistry,
+        events: EventLog,
+        policy: PathPolicy | None = None,
+        *,
+        strict_libvirt: bool = False,
+    ) -> None:
+        """`policy`: which images of shut-off domains may be opened, None: any. `strict_libvirt`: none (55)."""
         self.uri = uri
         self._binding = Binding(uri, self._take_up)
-        self._follower = Follower(self._binding, uri, store, jobs, events)
+        policy = policy or PathPolicy([])
+        self._shut_off = ShutOffDomains(self._binding, uri, store, jobs, policy, strict_libvirt=strict_libvirt)
+        self._follower = Follower(self._binding, uri, store, jobs, events, self._shut_off.cancel_if_gone)
+        # What only the engine's jobs have.
+        self.refusals = frozenset() if self._shut_off.is_enabled else ENGINE_METHODS
 
     def open(self) -> None:
         """Opens the connection and takes up every job that libvirt still has; goes on trying when that fails."""
         self._follower.start()
+        self._shut_off.open()
         self._binding.start()
 
     def close(self) -> None:
-        """Closes the connection. The jobs go on in the hypervisor."""
+        """Parks the engine's jobs and closes the connection. The others go on in the hypervisor."""
+        self._shut_off.close()
         self._follower.stop()
         self._binding.stop()
 
     def _take_up(self) -> None:
         self._follower.take_up()
+        self._shut_off.take_up()
 
     def engine_features(self) -> Sequence[str]:
         """What the wire can tell of a connection."""
-        return ("event:0", "event:8", "event:16", "live-copy")
+        return ("event:0", "event:8", "event:16", "live-copy", *(FEATURES if self._shut_off.is_enabled else ()))
 
     def get_version(self) -> int:
         """virConnectGetVersion."""
@@ -123,15 +146,18 @@ class LibvirtDriver:
 
     def domain_define_xml(self, xml: str, flags: int) -> Domain:
         """virDomainDefineXMLFlags."""
-        return self._ask(lambda connection: self._record(connection.defineXMLFlags(xml, flags)))
+        with self._shut_off.guarding_definition(xml):
+            return self._ask(lambda connection: self._record(connection.defineXMLFlags(xml, flags)))
 
     def domain_create_xml(self, xml: str, flags: int) -> Domain:
         """virDomainCreateXML."""
-        return self._ask(lambda connection: self._record(connection.createXML(xml, flags)))
+        with self._shut_off.guarding_definition(xml, is_started=True):
+            return self._ask(lambda connection: self._record(connection.createXML(xml, flags)))
 
     def domain_get_xml_desc(self, domain: Domain, flags: int) -> str:
-        """virDomainGetXMLDesc."""
-        return str(self._on(domain, lambda found: found.XMLDesc(flags)))
+        """virDomainGetXMLDesc; of a shut-off domain with `<mirror>` where the engine copies."""
+        xml = str(self._on(domain, lambda found: found.XMLDesc(flags)))
+        return self._shut_off.shown(domain, xml, flags)
 
     def domain_get_state(self, domain: Domain, flags: int) -> tuple[int, int]:
         """virDomainGetState."""
@@ -145,7 +171,8 @@ class LibvirtDriver:
 
     def domain_create(self, domain: Domain, flags: int) -> None:
         """virDomainCreateWithFlags."""
-        self._on(domain, lambda found: found.createWithFlags(flags))
+        with self._shut_off.guarding_start(domain):
+            self._on(domain, lambda found: found.createWithFlags(flags))
 
     def domain_destroy(self, domain: Domain, flags: int) -> None:
         """virDomainDestroyFlags."""
@@ -157,7 +184,8 @@ class LibvirtDriver:
 
     def domain_undefine(self, domain: Domain, flags: int) -> None:
         """virDomainUndefineFlags."""
-        self._on(domain, lambda found: found.undefineFlags(flags))
+        with self._shut_off.guarding(domain):
+            self._on(domain, lambda found: found.undefineFlags(flags))
 
     def domain_suspend(self, domain: Domain) -> None:
         """virDomainSuspend."""
@@ -183,15 +211,18 @@ class LibvirtDriver:
 
     def domain_block_resize(self, domain: Domain, disk: str, size: int, flags: int) -> None:
         """virDomainBlockResize."""
-        self._on(domain, lambda found: found.blockResize(disk, size, flags))
+        with self._shut_off.guarding(domain, disk):
+            self._on(domain, lambda found: found.blockResize(disk, size, flags))
 
     def domain_save(self, domain: Domain, path: str, xml: str | None, flags: int) -> None:
         """virDomainSaveFlags, or virDomainSave where that is all."""
-        self._on(domain, lambda found: found.saveFlags(path, xml, flags) if xml or flags else found.save(path))
+        with self._shut_off.guarding(domain):
+            self._on(domain, lambda found: found.saveFlags(path, xml, flags) if xml or flags else found.save(path))
 
     def domain_managed_save(self, domain: Domain, flags: int) -> None:
         """virDomainManagedSave."""
-        self._on(domain, lambda found: found.managedSave(flags))
+        with self._shut_off.guarding(domain):
+            self._on(domain, lambda found: found.managedSave(flags))
 
     def domain_snapshot_create_xml(self, domain: Domain, xml: str, flags: int) -> tuple[str, str]:
         """virDomainSnapshotCreateXML."""
@@ -200,20 +231,25 @@ class LibvirtDriver:
             snapshot = found.snapshotCreateXML(xml, flags)
             return snapshot.getName(), snapshot.getXMLDesc()
 
-        return self._on(domain, create)
+        with self._shut_off.guarding(domain):
+            return self._on(domain, create)
 
     def domain_revert_to_snapshot(self, domain: Domain, snapshot: str, flags: int) -> None:
         """virDomainSnapshotLookupByName and virDomainRevertToSnapshot."""
-        self._on(domain, lambda found: found.revertToSnapshot(found.snapshotLookupByName(snapshot), flags))
+        with self._shut_off.guarding(domain):
+            self._on(domain, lambda found: found.revertToSnapshot(found.snapshotLookupByName(snapshot), flags))
 
     def domain_detach_device(self, domain: Domain, xml: str, flags: int) -> None:
         """virDomainDetachDeviceFlags."""
-        self._on(domain, lambda found: found.detachDeviceFlags(xml, flags))
+        with self._shut_off.guarding_detach(domain, xml):
+            self._on(domain, lambda found: found.detachDeviceFlags(xml, flags))
 
     def domain_block_rebase(
         self, domain: Domain, disk: str, base: str | None, bandwidth: int, flags: int, origin: JobOrigin
     ) -> str:
         """virDomainBlockRebase: a copy with COPY, else a pull."""
+        if self._takes(domain):
+            return self._shut_off.block_jobs.rebase(domain, disk, base, bandwidth, flags, origin)
         is_copy = bool(flags & BlockRebaseFlags.COPY)
         request = JobRequest(
             type=BlockJobType.COPY if is_copy else BlockJobType.PULL,
@@ -262,6 +298,10 @@ class LibvirtDriver:
         *,
         is_pivoting: bool,
     ) -> str:
+        if self._takes(domain):
+            return self._shut_off.block_jobs.copy(
+                domain, disk, destination_xml, parameters, flags, origin, is_pivoting=is_pivoting
+            )
         checks.check_parameter_types(parameters)
         values = {parameter.name: parameter.value for parameter in parameters}
         if has_destination_options(destination_xml):
@@ -283,6 +323,8 @@ class LibvirtDriver:
 
     def domain_block_pull(self, domain: Domain, disk: str, bandwidth: int, flags: int, origin: JobOrigin) -> str:
         """virDomainBlockPull."""
+        if self._takes(domain):
+            return self._shut_off.block_jobs.pull(domain, disk, bandwidth, flags, origin)
         request = JobRequest(
             type=BlockJobType.PULL,
             flags=flags,
@@ -304,6 +346,8 @@ class LibvirtDriver:
         origin: JobOrigin,
     ) -> str:
         """virDomainBlockCommit."""
+        if self._takes(domain):
+            return self._shut_off.block_jobs.commit(domain, MergeRequest(disk, base, top, bandwidth, flags, origin))
         is_active = bool(flags & BlockCommitFlags.ACTIVE)
         request = JobRequest(
             type=BlockJobType.ACTIVE_COMMIT if is_active else BlockJobType.COMMIT,
@@ -321,17 +365,55 @@ class LibvirtDriver:
 
     def domain_block_job_abort(self, domain: Domain, disk: str, flags: int) -> None:
         """virDomainBlockJobAbort."""
+        if self._has_own(domain, disk):
+            self._shut_off.block_jobs.abort(domain, disk, flags)
+            return
         self._follower.end(domain, disk, flags, lambda found: found.blockJobAbort(disk, flags))
 
     def domain_get_block_job_info(self, domain: Domain, disk: str, flags: int) -> BlockJobInfo | None:
         """virDomainGetBlockJobInfo; None without a job."""
+        if self._has_own(domain, disk):
+            return self._shut_off.block_jobs.info(domain, disk, flags)
         info = self._on(domain, lambda found: found.blockJobInfo(disk, flags))
         return BlockJobInfo(info["type"], info["bandwidth"], info["cur"], info["end"]) if info else None
 
     def domain_block_job_set_speed(self, domain: Domain, disk: str, bandwidth: int, flags: int) -> None:
         """virDomainBlockJobSetSpeed."""
+        if self._has_own(domain, disk):
+            self._shut_off.block_jobs.set_speed(domain, disk, bandwidth, flags)
+            return
         self._on(domain, lambda found: found.blockJobSetSpeed(disk, _as_c_long(bandwidth), flags))
         self._follower.note_speed(domain, disk, bandwidth, flags)
+
+    def block_job_pause(self, job_id: str) -> None:
+        """Holds the work of one of the engine's jobs; a hypervisor's cannot be held (3)."""
+        self._require_own(job_id, "PauseBlockJob")
+        self._shut_off.block_jobs.pause(job_id)
+
+    def block_job_resume(self, job_id: str) -> None:
+        """Lets held work go on; as `block_job_pause`."""
+        self._require_own(job_id, "ResumeBlockJob")
+        self._shut_off.block_jobs.resume(job_id)
+
+    def block_job_map(self, job_id: str, cell_count: int) -> bytes:
+        """The picture of the work of one of the engine's jobs; a hypervisor gives none (3)."""
+        self._require_own(job_id, "WatchBlockMap")
+        return self._shut_off.block_jobs.map(job_id, cell_count)
+
+    def _takes(self, domain: Domain) -> bool:
+        """Whether a new job is the engine's; then no record of a hypervisor's is left on the domain."""
+        if not self._shut_off.takes(domain):
+            return False
+        self._follower.note_stopped(domain.uuid)
+        return True
+
+    def _has_own(self, domain: Domain, disk: str) -> bool:
+        """Whether a call on a job is the engine's to answer."""
+        return self._shut_off.has_job(domain, disk) or self._takes(domain)
+
+    def _require_own(self, job_id: str, call: str) -> None:
+        if not self._shut_off.is_ours(job_id):
+            raise no_support(call)
 
     def _ask(self, function: Callable[[Any], T]) -> T:
         return self._binding.call(function)
@@ -342,7 +424,8 @@ class LibvirtDriver:
     def _start(
         self, domain: Domain, disk: str, request: JobRequest, origin: JobOrigin, call: Callable[[Any], object]
     ) -> str:
-        return self._follower.begin(domain, disk, request, origin, call)
+        with self._shut_off.guarding(domain, disk):
+            return self._follower.begin(domain, disk, request, origin, call)
 
     def _record(self, found: Any) -> Domain:
         uuid = self._binding.remember(found)

@@ -46,10 +46,11 @@ END_WAIT_S = 5.0
 STOP_WAIT_S = 5.0
 LIST_ACTIVE = 1  # VIR_CONNECT_LIST_DOMAINS_ACTIVE
 STATE_RUNNING, STATE_SHUTOFF = 1, 5
-EVENT_STOPPED, EVENT_CRASHED = 5, 8
+EVENT_UNDEFINED, EVENT_STOPPED, EVENT_CRASHED = 1, 5, 8
 XML_INACTIVE = 2  # VIR_DOMAIN_XML_INACTIVE
 INFO_BYTES = 1  # VIR_DOMAIN_BLOCK_JOB_INFO_BANDWIDTH_BYTES
 
+SHUTOFF_TO_STOPPED = 1  # VIR_DOMAIN_SHUTOFF_* begins with UNKNOWN, and is else VIR_DOMAIN_EVENT_STOPPED_* plus 1
 STOPPED_REASONS = {
     0: "the domain was shut down",
     1: "the domain was destroyed",
@@ -102,8 +103,18 @@ class _Happening:
 class Follower:
     """The live jobs of one connection. Thread-safe."""
 
-    def __init__(self, binding: Binding, uri: str, store: Store, jobs: JobRegistry, events: EventLog) -> None:
+    def __init__(
+        self,
+        binding: Binding,
+        uri: str,
+        store: Store,
+        jobs: JobRegistry,
+        events: EventLog,
+        on_undefined: Callable[[str], None],
+    ) -> None:
+        """`on_undefined` is called with the UUID of a domain that was undefined; it may use the binding."""
         self._binding = binding
+        self._on_undefined = on_undefined
         self._uri = uri
         self._store = store
         self._jobs = jobs
@@ -149,7 +160,7 @@ class Follower:
 
     def end(self, domain: Domain, disk: str, flags: int, call: Callable[[Any], object]) -> None:
         """Ends a job by `call`. The record says ABORTING or PIVOTING from then on, until libvirt's event ends it."""
-        job = self._jobs.find_active(self._uri, domain.uuid, disk)
+        job = self._find_live(domain.uuid, disk)
         self._binding.on_domain(domain.uuid, call)
         if job is None:
             return
@@ -160,16 +171,24 @@ class Follower:
 
     def note_speed(self, domain: Domain, disk: str, bandwidth: int, flags: int) -> None:
         """Records a speed that libvirt took."""
-        job = self._jobs.find_active(self._uri, domain.uuid, disk)
+        job = self._find_live(domain.uuid, disk)
         if job is not None:
             is_bytes = bool(flags & BlockJobSetSpeedFlags.BANDWIDTH_BYTES)
             self._jobs.change_bandwidth(job.job_id, bandwidth if is_bytes else bandwidth * checks.MIB)
+
+    def note_stopped(self, uuid: str) -> None:
+        """Ends the records of a domain that is known to be shut off: the event that says so may be on its way."""
+        stale = [job for job in self._live_jobs() if job.domain_uuid == uuid]
+        if stale:
+            _, reason = self._binding.on_domain(uuid, lambda found: found.state())
+            for job in stale:
+                self._fail(job, STOPPED_REASONS.get(reason - SHUTOFF_TO_STOPPED, "the domain was stopped"))
 
     def take_up(self) -> None:
         """After the connection was opened: what changed while nobody watched, and jobs that others started."""
         domains = self._binding.call(lambda connection: connection.listAllDomains(LIST_ACTIVE))
         running = {self._binding.remember(domain): domain for domain in domains}
-        for job in self._jobs.list_active(self._uri):
+        for job in self._live_jobs():
             if job.domain_uuid not in running:
                 self._fail(job, "the domain was stopped while it was not watched")
             else:
@@ -179,6 +198,14 @@ class Follower:
                 self._adopt_all(uuid, domain)
             except Exception as error:  # it may have been stopped meanwhile; the others are to be looked at
                 logger.warning("the jobs of domain %s cannot be looked up: %s", uuid, error)
+
+    def _live_jobs(self) -> list[BlockJob]:
+        """The hypervisor's jobs that have not ended: those of domains that ran when they began."""
+        return [job for job in self._jobs.list_active(self._uri) if job.is_domain_active]
+
+    def _find_live(self, uuid: str, disk: str) -> BlockJob | None:
+        job = self._jobs.find_active(self._uri, uuid, disk)
+        return job if job is not None and job.is_domain_active else None
 
     def _receiver(self, event_id: DomainEventId) -> Callable[..., None]:
         def receive(uuid: str, name: str, domain_id: int, *values: Any) -> None:
@@ -233,10 +260,12 @@ class Follower:
         domain = self._domain(happening)
         with self._store.transaction() as transaction:
             self._events.append(transaction, domain_event=LifecycleEvent(domain, event, detail))
+        if event == EVENT_UNDEFINED:
+            self._on_undefined(happening.uuid)
         if event not in (EVENT_STOPPED, EVENT_CRASHED):
             return
         reason = STOPPED_REASONS.get(detail, "the domain was stopped") if event == EVENT_STOPPED else STOPPED_REASONS[2]
-        for job in self._jobs.list_active(self._uri):
+        for job in self._live_jobs():
             if job.domain_uuid == happening.uuid:
                 self._fail(job, reason)
 
@@ -247,7 +276,7 @@ class Follower:
         if job_type not in _FOLLOWED_TYPES:
             self._forward(domain, target, path, job_type, status)
             return
-        job = self._jobs.find_active(self._uri, happening.uuid, target)
+        job = self._find_live(happening.uuid, target)
         if job is None:
             job = self._adopt_ended(domain, target, BlockJobType(job_type), path)
         state = _STATES[status]
@@ -285,7 +314,7 @@ class Follower:
         return find_disk(xml, name) or LiveDisk(name, "", (), None)
 
     def _record(self, domain: Domain, disk: LiveDisk, request: JobRequest, origin: JobOrigin) -> BlockJob:
-        stale = self._jobs.find_active(self._uri, domain.uuid, disk.target)
+        stale = self._find_live(domain.uuid, disk.target)
         if stale is not None:  # libvirt would not have taken a second job: its event is still on the way
             self._settle(stale)
         mirror = disk.mirror
@@ -457,7 +486,7 @@ class Follower:
         while not self._is_stopping.wait(POLL_INTERVAL_S):
             if not self._binding.is_open:
                 continue
-            for job in self._jobs.list_active(self._uri):
+            for job in self._live_jobs():
                 try:
                     self._poll_job(job)
                 except VirError as error:

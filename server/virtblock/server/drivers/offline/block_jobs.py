@@ -69,6 +69,7 @@ class CopyRequest:
     flags: int
     origin: JobOrigin
     parameters: checks.CopyParameters
+    is_pivoting: bool = False
 
 
 class BlockJobs:
@@ -117,34 +118,38 @@ class BlockJobs:
         parameters: Sequence[TypedParameter],
         flags: int,
         origin: JobOrigin,
+        *,
+        is_pivoting: bool = False,
     ) -> str:
-        """virDomainBlockCopy."""
+        """virDomainBlockCopy. `is_pivoting`: by itself, when it is READY."""
         if flags & ~COPY_FLAGS:
             raise unsupported_flags(flags, COPY_FLAGS, "qemuDomainBlockCopy")
         values = checks.copy_parameters(parameters)
         checks.check_copy_bitmap(values.bitmap, flags)
         wanted = targets.parse_destination(destination_xml, is_reused=bool(flags & BlockCopyFlags.REUSE_EXT))
         is_shallow = bool(flags & BlockCopyFlags.SHALLOW)
-        request = CopyRequest(disk, wanted, is_shallow, values.bandwidth_bytes_per_s, flags, origin, values)
+        request = CopyRequest(
+            disk, wanted, is_shallow, values.bandwidth_bytes_per_s, flags, origin, values, is_pivoting
+        )
         return self._copy(domain, request)
 
     def abort(self, domain: Domain, disk: str, flags: int) -> None:
         """virDomainBlockJobAbort, with PIVOT and ASYNC."""
         if flags & ~ABORT_FLAGS:
             raise unsupported_flags(flags, ABORT_FLAGS, "qemuDomainBlockJobAbort")
-        definition, found = job_checks.running_disk(self._context, self._definitions, domain, disk)
-        running = self._find_job(domain, found.target)
+        definition, target = job_checks.job_target(self._context, self._definitions, domain, disk)
+        running = self._find_job(domain, target)
 
         def check(job: BlockJob | None) -> BlockJob:
             active = None if job is None or job.state.is_final else job
-            active = checks.check_abort(active, found.target, flags & ~BlockJobAbortFlags.PIVOT)
+            active = checks.check_abort(active, target, flags & ~BlockJobAbortFlags.PIVOT)
             if flags & BlockJobAbortFlags.PIVOT and active.state is not JobState.READY:
                 detail = f"block job '{_job_name(definition, active)}' not ready for pivot yet"
                 raise report(ErrorNumber.BLOCK_COPY_ACTIVE, detail)
             return active
 
         if running is None:
-            job = check(self._context.jobs.find_active(self._context.uri, domain.uuid, found.target))
+            job = check(self._context.jobs.find_active(self._context.uri, domain.uuid, target))
             raise report(ErrorNumber.OPERATION_INVALID, f"No active block job '{_job_name(definition, job)}'")
         if flags & BlockJobAbortFlags.PIVOT:
             running.request_pivot(check)
@@ -160,11 +165,11 @@ class BlockJobs:
         """virDomainGetBlockJobInfo; None without a job."""
         if flags & ~INFO_FLAGS:
             raise unsupported_flags(flags, INFO_FLAGS, "qemuDomainGetBlockJobInfo")
-        _, found = job_checks.running_disk(self._context, self._definitions, domain, disk)
-        running = self._find_job(domain, found.target)
+        _, target = job_checks.job_target(self._context, self._definitions, domain, disk)
+        running = self._find_job(domain, target)
         if running is not None:
             running.publish_progress()
-        job = self._context.jobs.find_active(self._context.uri, domain.uuid, found.target)
+        job = self._context.jobs.find_active(self._context.uri, domain.uuid, target)
         if job is None:
             return None
         is_bytes = bool(flags & BlockJobInfoFlags.BANDWIDTH_BYTES)
@@ -178,9 +183,9 @@ class BlockJobs:
             raise unsupported_flags(flags, SPEED_FLAGS, "qemuDomainBlockJobSetSpeed")
         is_bytes = bool(flags & BlockJobSetSpeedFlags.BANDWIDTH_BYTES)
         bytes_per_s = checks.bandwidth_bytes_per_s(bandwidth, is_bytes=is_bytes)
-        _, found = job_checks.running_disk(self._context, self._definitions, domain, disk)
-        active = self._context.jobs.find_active(self._context.uri, domain.uuid, found.target)
-        job = checks.check_has_job(active, found.target)
+        _, target = job_checks.job_target(self._context, self._definitions, domain, disk)
+        active = self._context.jobs.find_active(self._context.uri, domain.uuid, target)
+        job = checks.check_has_job(active, target)
         checks.check_speed_bandwidth(bytes_per_s)
         running = self._running.find(job.job_id)
         if running is not None:
@@ -253,6 +258,7 @@ class BlockJobs:
             options=wanted.options,
             data_files=tuple(disks.data_files(disk).items()),
             bitmap=request.parameters.bitmap,
+            is_pivoting=request.is_pivoting,
         )
 
     def _begin(self, definition: Definition, disk: DiskDefinition, spec: CopySpec, request: CopyRequest) -> CopyJob:

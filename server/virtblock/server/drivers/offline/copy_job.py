@@ -8,12 +8,13 @@ those of `engine_job`; source and destination stay locked from the start to the 
 from __future__ import annotations
 
 import errno
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from virtblock.engine import EngineError
-from virtblock.server.core.errors import ErrorNumber, report, system_error
+from virtblock.server.core.errors import ErrorNumber, VirError, report, system_error
 from virtblock.server.core.model import BlockJob
 from virtblock.server.drivers.offline.context import Context, OpenChain
 from virtblock.server.drivers.offline.copy_spec import PARTIAL_SUFFIX, CopySpec
@@ -21,6 +22,9 @@ from virtblock.server.drivers.offline.destination import Destination, find_reuse
 from virtblock.server.drivers.offline.engine_errors import creating_error
 from virtblock.server.drivers.offline.engine_job import EngineJob
 from virtblock.server.drivers.offline.file_identity import file_identity, is_same_file
+from virtblock.server.drivers.offline.ownership import take_over
+
+logger = logging.getLogger(__name__)
 
 
 class CopyJob(EngineJob):
@@ -64,6 +68,33 @@ class CopyJob(EngineJob):
             )
         except EngineError as error:
             raise creating_error(error, self.target, self.spec.destination_path) from None
+        self._own_new_file()
+
+    def _wait_for_end(self) -> None:
+        if self.spec.is_pivoting:
+            self._pivot_now()
+        super()._wait_for_end()
+
+    def _pivot_now(self) -> None:
+        """As if somebody had asked; when it fails the job stays READY, and whoever started it sees why."""
+        with self._lock:
+            if self._wish is not None:
+                return
+            try:
+                self.request_pivot(lambda _job: None)
+            except VirError as error:
+                logger.warning("job %s cannot be pivoted: %s", self.job_id, error.message)
+
+    def _own_new_file(self) -> None:
+        if self.spec.is_reused or self.spec.destination.type == "block":
+            return
+        path = self.spec.destination_path + PARTIAL_SUFFIX
+        try:
+            take_over(self.source_path, path)
+        except FileNotFoundError:
+            return  # an empty file that is a block device's name after all: there is no new file
+        except OSError as error:
+            raise system_error(error.errno or errno.EIO, f"cannot set owner and mode of '{path}'") from None
 
     def forget_bitmap(self) -> None:
         """A flat copy that broke off begins anew as a whole one: nobody watched the bitmap meanwhile.

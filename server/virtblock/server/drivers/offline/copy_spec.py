@@ -25,7 +25,7 @@ class CopySpec:
     `layers`: (path, format) from the top, as far as the definition names them. `overlay_base`: what a new overlay
     records. `shown_backing`: the images below the destination in `<mirror>`, None when they are not shown.
     `given_backing`: those that the caller's XML named. `data_files`: (image, data file), of images on either side.
-    `bitmap`: only what this bitmap of the source marks is copied.
+    `bitmap`: only what this bitmap of the source marks is copied. `is_pivoting`: by itself, when it is READY.
     """
 
     layers: tuple[tuple[str, str], ...]
@@ -40,6 +40,7 @@ class CopySpec:
     options: DestinationOptions = NO_OPTIONS
     data_files: tuple[tuple[str, str], ...] = ()
     bitmap: str | None = None
+    is_pivoting: bool = False
 
     @property
     def destination_path(self) -> str:
@@ -67,6 +68,7 @@ class CopySpec:
             "options": self.options.to_json(),
             "data_files": [list(pair) for pair in self.data_files],
             "bitmap": self.bitmap,
+            "is_pivoting": self.is_pivoting,
         }
 
 
@@ -88,6 +90,7 @@ def spec_of(job: BlockJob) -> CopySpec:
         options=DestinationOptions(**details.get("options", {})),
         data_files=tuple((image, data_file) for image, data_file in details.get("data_files", ())),
         bitmap=details.get("bitmap"),
+        is_pivoting=details.get("is_pivoting", False),
     )
 
 

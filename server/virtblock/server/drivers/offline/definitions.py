@@ -18,12 +18,15 @@ class Definitions(Protocol):
     """The definitions of one connection's domains."""
 
     def load(self, domain: Domain) -> Definition:
-        """The definition of a domain that was looked up before; 42 when it is gone."""
+        """The definition of a domain that was looked up before; 42 when it is gone.
+
+        Both methods may raise `ConnectionLost`.
+        """
 
     def save_with(self, definition: Definition, complete: Callable[[str | None], None]) -> None:
         """Makes a changed definition durable, and then at the latest the job's end, which `complete` records.
 
         `complete` takes the XML that goes into the job's own transaction, or None for what is kept elsewhere and is
-        durable already. A crash in between leaves the job PIVOTING, or with a chain that is the final one: doing it
-        again gives the same.
+        durable already. 55 when the domain runs by now. A crash in between leaves the job PIVOTING, or with a chain
+        that is the final one: doing it again gives the same.
         """

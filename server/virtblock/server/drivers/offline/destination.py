@@ -69,6 +69,9 @@ def parse_destination(xml: str, *, is_reused: bool) -> Destination:
         raise report(ErrorNumber.OPERATION_UNSUPPORTED, detail)
     if source.data_file is not None:
         raise report(ErrorNumber.OPERATION_UNSUPPORTED, "block copy to an image with a data store is not supported")
+    if source.unread_feature is not None:
+        detail = f"block copy to an image with <{source.unread_feature}> is not supported"
+        raise report(ErrorNumber.OPERATION_UNSUPPORTED, detail)
     options = read_options(element)
     if is_reused and options != NO_OPTIONS:
         detail = "options of a new destination with VIR_DOMAIN_BLOCK_COPY_REUSE_EXT don't make sense"

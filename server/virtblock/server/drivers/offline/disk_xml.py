@@ -45,6 +45,8 @@ FORMATS = frozenset(
     ]
 )
 COPIED_FORMATS = frozenset({"raw", "qcow2"})
+# What makes an image read as something else than its file's content, or asks for more than opening it.
+_UNREAD_FEATURES = frozenset({"encryption", "slices", "reservations", "initiator", "auth", "cookies", "ssl"})
 _TARGET = re.compile(r"(fd|hd|vd|sd|xvd|ubd)([a-z]+)([0-9]*)")
 
 
@@ -52,18 +54,21 @@ _TARGET = re.compile(r"(fd|hd|vd|sd|xvd|ubd)([a-z]+)([0-9]*)")
 class ImageSource:
     """Where one image lies, as XML says it: source type, path (None: not a local file or device) and format.
 
-    `data_file`: where a qcow2 image keeps its data, if not in itself.
+    `data_file`: where a qcow2 image keeps its data, if not in itself. `unread_feature`: an element that only a
+    hypervisor honours, such as `encryption`.
     """
 
     type: str
     path: str | None
     format: str
     data_file: str | None = None
+    unread_feature: str | None = None
 
     @property
     def can_be_copied(self) -> bool:
-        """Whether the engine reads it: a local raw or qcow2 image."""
-        return self.type in ("file", "block") and self.path is not None and self.format in COPIED_FORMATS
+        """Whether the engine reads it: a local raw or qcow2 image without more to it."""
+        is_local = self.type in ("file", "block") and self.path is not None
+        return is_local and self.format in COPIED_FORMATS and self.unread_feature is None
 
 
 @dataclass(frozen=True)
@@ -151,7 +156,7 @@ def read_source(element: etree._Element, source_type: str) -> ImageSource | None
     image_format = driver_format(element) or "raw"
     if not has_source(element, source_type):
         return None
-    return ImageSource(source_type, _source_path(element, source_type), image_format, _data_file(element, image_format))
+    return _image(element, source_type, image_format)
 
 
 def data_files_of(images: Iterable[ImageSource]) -> dict[str, str]:
@@ -186,7 +191,15 @@ def _backing_image(store: etree._Element, source_type: str) -> ImageSource:
         raise _xml_error(f"unknown storage source format '{image_format}'")
     if store.find("source") is None:
         raise _xml_error("missing disk backing store source")
-    return ImageSource(source_type, _source_path(store, source_type), image_format, _data_file(store, image_format))
+    return _image(store, source_type, image_format)
+
+
+def _image(element: etree._Element, source_type: str, image_format: str) -> ImageSource:
+    """The image of a `<disk>` or `<backingStore>`. `<encryption>` and `<auth>` may stand beside `<source>`."""
+    names = [str(child.tag) for parent in (element, element.find("source")) if parent is not None for child in parent]
+    feature = next((name for name in names if name in _UNREAD_FEATURES), None)
+    path = _source_path(element, source_type)
+    return ImageSource(source_type, path, image_format, _data_file(element, image_format), feature)
 
 
 def _data_file(element: etree._Element, image_format: str) -> str | None:

@@ -43,14 +43,17 @@ def require_supported(disk: DiskDefinition) -> None:
 
 
 def require_readable(disk: DiskDefinition) -> None:
-    """84 for a source that is no local file or device, 67 for a format other than raw and qcow2.
+    """84 for a source that is no local file or device or has more to it than its content, 67 for another format.
 
-    An empty drive passes.
+    Formats are raw and qcow2. An empty drive passes.
     """
     images = [disk.source] if disk.source is not None else []
     for image in (*images, *disk.backing):
         if image.type not in ("file", "block"):
             detail = f"block jobs are not supported on disk '{disk.target}' with a source of type '{image.type}'"
+            raise report(ErrorNumber.OPERATION_UNSUPPORTED, detail)
+        if image.unread_feature is not None:
+            detail = f"block jobs are not supported on disk '{disk.target}' with <{image.unread_feature}> in its source"
             raise report(ErrorNumber.OPERATION_UNSUPPORTED, detail)
         if image.format not in COPIED_FORMATS:
             detail = f"block jobs are not supported on disk '{disk.target}' with an image of format '{image.format}'"

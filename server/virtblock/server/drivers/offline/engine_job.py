@@ -20,13 +20,14 @@ from enum import Enum
 from typing import Any
 
 from virtblock.engine import CELL_DONE, EngineError
-from virtblock.server.core.errors import ErrorNumber, VirError, report
+from virtblock.server.core.errors import ConnectionLost, ErrorNumber, VirError, report
 from virtblock.server.core.jobs import job_error, libvirt_progress
 from virtblock.server.core.model import BlockJob, BlockJobStatus, Domain, JobProgress, JobState
 from virtblock.server.drivers.offline.context import Context, EngineWork, OpenChain
 from virtblock.server.drivers.offline.engine_errors import opening_error, vir_error
 
 RATE_WINDOW_S = 3.0
+DEFINITION_RETRY_S = 0.5
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +55,8 @@ class EngineJob(ABC):
         self._finish = finish
         self._lock = threading.Condition(threading.RLock())
         self._wish: Wish | None = None
+        self._cancel_reason = ""
+        self._is_parking = threading.Event()
         self._chain: OpenChain | None = None
         self._guard_chain: OpenChain | None = None  # a lock on images whose work an earlier process did
         self._work: EngineWork | None = None
@@ -128,6 +131,18 @@ class EngineJob(ABC):
                 self._announce_ready()
             self._go(self._wait_for_end)
 
+    def resume_pivot(self) -> None:
+        """Finishes a pivot that an earlier process began. VirError.
+
+        The images are locked until the definition is changed: nobody runs on the source meanwhile.
+        """
+        self._open_guards()
+        try:
+            self._finish(self)
+        finally:
+            with self._lock:
+                self._close_images()
+
     def fail(self, error: VirError, *, status: BlockJobStatus | None = None) -> None:
         """FAILED with this reason; an abort that came first makes it CANCELED, and an end that was recorded stays.
 
@@ -157,6 +172,14 @@ class EngineJob(ABC):
                 self._work.cancel()
             self._lock.notify_all()
 
+    def cancel(self, reason: str) -> None:
+        """CANCELED with this reason, unless an end was asked for before: what the job is for is gone."""
+        with self._lock:
+            if self.ended.is_set() or self._wish is not None:
+                return
+            self._cancel_reason = reason
+            self.request_abort(lambda _job: None)
+
     def request_pivot(self, check: Callable[[BlockJob], object]) -> None:
         """PIVOTING, once `check` has let the present state pass and what it pivots to is there."""
         with self._lock:
@@ -168,6 +191,7 @@ class EngineJob(ABC):
 
     def park(self) -> None:
         """Ends the thread and lets go of the images; the durable state stays, so that a restart goes on with it."""
+        self._is_parking.set()
         with self._lock:
             if self._wish is None:
                 self._wish = Wish.PARK
@@ -215,8 +239,11 @@ class EngineJob(ABC):
     def complete(self, domain_xml: str | None, reason: str = "", **changes: Any) -> None:
         """COMPLETED, with the definition that goes with it in the same transaction. For the `finish` callback.
 
-        `changes`: other fields of the job.
+        The images are let go before, so that whoever hears of the end can open them. `changes`: other fields of the
+        job.
         """
+        with self._lock:
+            self._close_images()
         self._end(
             JobState.COMPLETED,
             status=BlockJobStatus.COMPLETED,
@@ -310,14 +337,9 @@ class EngineJob(ABC):
                 return
 
     def _try_pivot(self) -> bool:
-        """Finishes a pivot; False when it could not be made durable and the job is READY again.
-
-        The images are let go before, so that whoever hears of the end can open them.
-        """
-        with self._lock:
-            self._close_images()
+        """Finishes a pivot; False when it could not be made durable and the job is READY again."""
         try:
-            self._finish(self)
+            self._finish_patiently()
         except Exception as error:
             logger.exception("the pivot of job %s failed", self.job_id)
             return not self._back_to_ready(error)
@@ -325,11 +347,23 @@ class EngineJob(ABC):
             self._let_go()
         return True
 
+    def _finish_patiently(self) -> None:
+        """The end with the definition, as soon as that can be had. A job that is parked meanwhile stays as it is."""
+        while True:
+            try:
+                self._finish(self)
+                return
+            except ConnectionLost as error:
+                logger.info("job %s waits for its domain's definition: %s", self.job_id, error)
+                if self._is_parking.wait(DEFINITION_RETRY_S):
+                    return
+
     def _back_to_ready(self, cause: Exception) -> bool:
         """After a pivot that failed: READY with the images locked again, else FAILED (and False)."""
         with self._lock:
             self._wish = None
             try:
+                self._close_images()
                 self._open_guards()
             except VirError as error:
                 self.fail(error, status=BlockJobStatus.FAILED)
@@ -340,7 +374,9 @@ class EngineJob(ABC):
 
     def _finish_canceled(self) -> None:
         self._close_images()
-        self._end(JobState.CANCELED, status=BlockJobStatus.CANCELED, event_path=self.source_path)
+        self._end(
+            JobState.CANCELED, status=BlockJobStatus.CANCELED, event_path=self.source_path, reason=self._cancel_reason
+        )
 
     def _end_failed(self, error: VirError, status: BlockJobStatus | None, domain_xml: str | None = None) -> None:
         self._end(

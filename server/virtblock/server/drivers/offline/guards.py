@@ -14,8 +14,18 @@ from virtblock.server.drivers.offline.domain_xml import Definition
 
 
 def active_jobs(context: Context, uuid: str) -> list[BlockJob]:
-    """The jobs of a domain that have not ended."""
-    return [job for job in context.jobs.list_active(context.uri) if job.domain_uuid == uuid]
+    """The engine's jobs of a domain that have not ended."""
+    return [job for job in engine_jobs(context) if job.domain_uuid == uuid]
+
+
+def engine_jobs(context: Context) -> list[BlockJob]:
+    """The connection's jobs that have not ended and are not a hypervisor's, which are those of running domains."""
+    return [job for job in context.jobs.list_active(context.uri) if not job.is_domain_active]
+
+
+def find_engine_job(context: Context, uuid: str, disk: str) -> BlockJob | None:
+    """The engine's job on the disk of this target or source path."""
+    return next((job for job in active_jobs(context, uuid) if disk in (job.disk, job.source_path)), None)
 
 
 def require_no_job(context: Context, uuid: str) -> None:

@@ -14,7 +14,7 @@ from virtblock.server.core.driver import JobOrigin
 from virtblock.server.core.errors import ErrorDomain, ErrorNumber, VirError, report
 from virtblock.server.core.jobs import Origin
 from virtblock.server.core.model import Domain
-from virtblock.server.drivers.offline import disks
+from virtblock.server.drivers.offline import disks, guards
 from virtblock.server.drivers.offline.context import Context
 from virtblock.server.drivers.offline.definitions import Definitions
 from virtblock.server.drivers.offline.disk_xml import DiskDefinition
@@ -35,6 +35,15 @@ def running_disk(
     if context.strict_libvirt:
         raise domain_not_running()
     return definition, disks.find_job_disk(definition, disk)
+
+
+def job_target(context: Context, definitions: Definitions, domain: Domain, disk: str) -> tuple[Definition, str]:
+    """The disk of a call on a job. Where there is one it counts, whatever the definition says by now."""
+    active = guards.find_engine_job(context, domain.uuid, disk)
+    if active is not None:
+        return definitions.load(domain), active.disk
+    definition, found = running_disk(context, definitions, domain, disk)
+    return definition, found.target
 
 
 def require_idle(context: Context, definition: Definition, disk: DiskDefinition) -> None:

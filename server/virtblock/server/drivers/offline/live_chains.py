@@ -9,15 +9,17 @@ what the files say may change under the reader.
 from __future__ import annotations
 
 from virtblock.engine import EngineError
+from virtblock.server.core.model import BlockJobType
 from virtblock.server.drivers.offline import disks
 from virtblock.server.drivers.offline.context import Context
+from virtblock.server.drivers.offline.copy_spec import spec_of
 from virtblock.server.drivers.offline.disk_chain import DiskChain
 from virtblock.server.drivers.offline.disk_xml import DiskDefinition, ImageSource
 from virtblock.server.drivers.offline.domain_xml import Definition
 from virtblock.server.drivers.offline.engine_errors import opening_error
 from virtblock.server.drivers.offline.guards import active_jobs
 from virtblock.server.drivers.offline.merge_spec import MERGE_TYPES, merge_spec_of
-from virtblock.server.drivers.offline.mirror_xml import image_indexes
+from virtblock.server.drivers.offline.mirror_xml import Mirror, image_indexes, live_xml
 
 
 def live_backings(context: Context, definition: Definition) -> dict[str, tuple[ImageSource, ...]]:
@@ -28,6 +30,11 @@ def live_backings(context: Context, definition: Definition) -> dict[str, tuple[I
         for disk in definition.disks
     }
     return {target: images for target, images in found.items() if images is not None}
+
+
+def shown_live(context: Context, definition: Definition) -> str:
+    """The XML with the chains as they are now, and `<mirror>` where a copy or an active commit runs."""
+    return live_xml(definition, live_backings(context, definition), _mirrors(context, definition))
 
 
 def disk_chain(context: Context, definition: Definition, disk: DiskDefinition) -> DiskChain:
@@ -51,6 +58,18 @@ def disk_chain(context: Context, definition: Definition, disk: DiskDefinition) -
     backings[disk.target] = images[1:]
     indexes = image_indexes(definition, backings).get(disk.target, ())
     return DiskChain(disk.target, images, indexes, references)
+
+
+def _mirrors(context: Context, definition: Definition) -> dict[str, Mirror]:
+    mirrors = {}
+    for job in active_jobs(context, definition.uuid):
+        if job.type is BlockJobType.COPY:
+            spec = spec_of(job)
+            mirrors[job.disk] = Mirror(job, spec.destination, spec.shown_backing)
+        elif job.type is BlockJobType.ACTIVE_COMMIT:
+            merge = merge_spec_of(job)
+            mirrors[job.disk] = Mirror(job, merge.written, None, merge.base_index or 0)
+    return mirrors
 
 
 def _merging_chains(context: Context, definition: Definition) -> dict[str, tuple[ImageSource, ...]]:

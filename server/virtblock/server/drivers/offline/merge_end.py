@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 
+from virtblock.server.core.errors import ConnectionLost, VirError
 from virtblock.server.core.model import BlockJobType
 from virtblock.server.drivers.offline.context import Context
 from virtblock.server.drivers.offline.definitions import Definitions
@@ -21,26 +22,56 @@ from virtblock.server.drivers.offline.pivot import has_source, other_source
 
 
 def finish_merge(context: Context, definitions: Definitions, merge_job: MergeJob) -> None:
-    """Makes definition and end durable together, and then removes what DELETE asked to remove."""
-    spec = merge_job.spec
+    """Makes definition and end durable, and then removes what DELETE asked to remove.
+
+    9 when an active commit is to pivot and the definition names another source by now; nothing is changed then.
+    """
     with context.locks.hold(merge_job.domain.uuid):
+        if merge_job.spec.type is BlockJobType.ACTIVE_COMMIT:
+            _pivot(definitions, merge_job)
+        else:
+            _follow(definitions, merge_job)
+    if merge_job.spec.is_deleting and merge_job.failure is None:
+        delete_removed(context, merge_job.job, merge_job.spec)
+
+
+def _pivot(definitions: Definitions, merge_job: MergeJob) -> None:
+    """The disk gets the base."""
+    definition = definitions.load(merge_job.domain)
+    disk = definition.disk_of_target(merge_job.target)
+    if has_source(disk, merge_job.final_path):  # a crash came after the definition and before the record
+        merge_job.complete(None)
+        return
+    if disk is None or not has_source(disk, merge_job.source_path):
+        raise other_source(merge_job.target, merge_job.source_path, disk)
+    merged = merged_definition(definition, disk, merge_job.spec)
+    assert merged is not None  # the source is another one
+    definitions.save_with(merged, merge_job.complete)
+
+
+def _follow(definitions: Definitions, merge_job: MergeJob) -> None:
+    """The chain is another one already: the definition follows where it still has this disk, and the job ends."""
+    try:
         definition = definitions.load(merge_job.domain)
-        disk = definition.disk_of_target(merge_job.target)
-        is_mirror = spec.type is BlockJobType.ACTIVE_COMMIT
-        if disk is not None and has_source(disk, merge_job.source_path):
-            merged = merged_definition(definition, disk, spec)
-            if merged is None:
-                merge_job.complete(None)
-            else:
-                definitions.save_with(merged, merge_job.complete)
-        elif is_mirror and has_source(disk, merge_job.final_path):  # a crash came before the record
-            merge_job.complete(None)
-        elif is_mirror:
-            raise other_source(merge_job.target, merge_job.source_path, disk)
-        else:  # the chain is another one already, whoever uses it
-            merge_job.complete(None, other_source(merge_job.target, merge_job.source_path, disk).message)
-    if spec.is_deleting and merge_job.failure is None:
-        delete_removed(context, merge_job.job, spec)
+    except ConnectionLost:
+        raise
+    except VirError as error:  # the domain is gone
+        merge_job.complete(None, error.message)
+        return
+    disk = definition.disk_of_target(merge_job.target)
+    if disk is None or not has_source(disk, merge_job.source_path):
+        merge_job.complete(None, other_source(merge_job.target, merge_job.source_path, disk).message)
+        return
+    merged = merged_definition(definition, disk, merge_job.spec)
+    if merged is None:
+        merge_job.complete(None)
+        return
+    try:
+        definitions.save_with(merged, merge_job.complete)
+    except ConnectionLost:
+        raise
+    except VirError as error:
+        merge_job.complete(None, f"the domain's definition could not be changed: {error.message}")
 
 
 def merged_definition(definition: Definition, disk: DiskDefinition, spec: MergeSpec) -> Definition | None:

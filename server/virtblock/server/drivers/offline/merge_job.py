@@ -135,7 +135,7 @@ class MergeJob(EngineJob):
             if self._work is not None:
                 self._final_progress = self._figures(is_done=True)
             self._close_images()
-        self._finish(self)
+        self._finish_patiently()
         with self._lock:
             self._let_go()
 

@@ -26,6 +26,7 @@ from virtblock.server.drivers.offline.file_identity import file_identity, is_sam
 from virtblock.server.drivers.offline.merge_end import finish_merge
 from virtblock.server.drivers.offline.merge_job import MergeJob, has_final_reference
 from virtblock.server.drivers.offline.merge_spec import MergeSpec, merge_spec_of
+from virtblock.server.drivers.offline.pivot import is_pivoted
 from virtblock.server.drivers.offline.running_jobs import RunningJobs
 
 
@@ -75,8 +76,11 @@ class MergeRecovery:
         self._running.add(merge_job)
 
     def _pivot(self, merge_job: MergeJob, job: BlockJob) -> None:
+        if is_pivoted(self._definitions, merge_job):
+            self._finish(merge_job)
+            return
         _require_untouched(merge_job.spec, job)
-        self._finish(merge_job)
+        merge_job.resume_pivot()
 
     def _cancel(self, merge_job: MergeJob, job: BlockJob) -> None:
         if self._is_done(merge_job, job):

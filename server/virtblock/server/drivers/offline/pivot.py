@@ -15,6 +15,7 @@ from virtblock.server.drivers.offline.copy_spec import CopySpec
 from virtblock.server.drivers.offline.definitions import Definitions
 from virtblock.server.drivers.offline.disk_xml import DiskDefinition
 from virtblock.server.drivers.offline.domain_xml import Definition, with_source
+from virtblock.server.drivers.offline.engine_job import EngineJob
 
 
 def finish_pivot(context: Context, definitions: Definitions, copy_job: CopyJob) -> None:
@@ -28,6 +29,11 @@ def finish_pivot(context: Context, definitions: Definitions, copy_job: CopyJob) 
         if disk is None or not has_source(disk, copy_job.source_path):
             raise other_source(copy_job.target, copy_job.source_path, disk)
         definitions.save_with(with_destination(definition, disk, copy_job.spec), copy_job.complete)
+
+
+def is_pivoted(definitions: Definitions, job: EngineJob) -> bool:
+    """Whether the definition names already what the job pivots to."""
+    return has_source(definitions.load(job.domain).disk_of_target(job.target), job.final_path)
 
 
 def has_source(disk: DiskDefinition | None, path: str) -> bool:

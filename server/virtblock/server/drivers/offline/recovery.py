@@ -15,7 +15,7 @@ import logging
 import os
 from collections.abc import Callable
 
-from virtblock.server.core.errors import ErrorNumber, VirError, report
+from virtblock.server.core.errors import ConnectionLost, ErrorNumber, VirError, report
 from virtblock.server.core.jobs import job_error
 from virtblock.server.core.model import BlockJob, BlockJobStatus, Domain, JobState
 from virtblock.server.drivers.offline.context import Context
@@ -23,9 +23,10 @@ from virtblock.server.drivers.offline.copy_job import CopyJob
 from virtblock.server.drivers.offline.copy_spec import PARTIAL_SUFFIX, CopySpec, spec_of
 from virtblock.server.drivers.offline.definitions import Definitions
 from virtblock.server.drivers.offline.file_identity import file_identity, is_same_file
+from virtblock.server.drivers.offline.guards import engine_jobs
 from virtblock.server.drivers.offline.merge_recovery import MergeRecovery
 from virtblock.server.drivers.offline.merge_spec import MERGE_TYPES
-from virtblock.server.drivers.offline.pivot import finish_pivot
+from virtblock.server.drivers.offline.pivot import finish_pivot, is_pivoted
 from virtblock.server.drivers.offline.running_jobs import RunningJobs
 
 logger = logging.getLogger(__name__)
@@ -48,11 +49,18 @@ class Recovery:
         }
 
     def run(self) -> None:
-        """Every job that has not ended. One that cannot be taken up fails, with its reason, and stops no other."""
-        for job in self._context.jobs.list_active(self._context.uri):
+        """Every job that has not ended and does not run. One that cannot be taken up fails, and stops no other.
+
+        `ConnectionLost` when definitions cannot be had; what was not taken up yet is then left for the next run.
+        """
+        for job in engine_jobs(self._context):
+            if self._running.has_live(job.job_id):
+                continue
             logger.info("taking up job %s (%s) of disk %s", job.job_id, job.state.value, job.disk)
             try:
                 self._take_up(job)
+            except ConnectionLost:
+                raise
             except VirError as error:
                 self._fail(job, error)
 
@@ -109,9 +117,13 @@ class Recovery:
         )
 
     def _pivot(self, job: BlockJob, spec: CopySpec) -> None:
+        copy_job = self._copy_job(job, spec)
+        if is_pivoted(self._definitions, copy_job):  # the disk may be in use by now, and be another than it was
+            finish_pivot(self._context, self._definitions, copy_job)
+            return
         _require_unchanged_destination(job, spec)
         _require_unchanged_sources(job)
-        finish_pivot(self._context, self._definitions, self._copy_job(job, spec))
+        copy_job.resume_pivot()
 
     def _copy_job(self, job: BlockJob, spec: CopySpec) -> CopyJob:
         return CopyJob(

@@ -45,6 +45,16 @@ class RunningJobs:
         with self._lock:
             return self._jobs.get(job_id)
 
+    def has_live(self, job_id: str) -> bool:
+        """Whether this process does the job."""
+        job = self.find(job_id)
+        return job is not None and not job.ended.is_set()
+
+    def all_live(self) -> list[EngineJob]:
+        """The jobs that this process does."""
+        with self._lock:
+            return [job for job in self._jobs.values() if not job.ended.is_set()]
+
     def close(self) -> None:
         """Parks every job and stops the ticker."""
         with self._lock:
