@@ -4,19 +4,17 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import select
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+from client.daemon import Daemon
 from client.front_ends import FrontEnd
 
 from virtblock.client import (
@@ -35,72 +33,7 @@ from virtblock.client import (
 from virtblock.client.flags import BlockJobAbortFlags, BlockRebaseFlags, BlockResizeFlags
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "clients" / "python" / "examples"
-START_TIMEOUT_S = 30
 ENDED = [BlockJobState.COMPLETED, BlockJobState.CANCELED, BlockJobState.FAILED]
-
-
-class Daemon:
-    """virtblockd on a socket, which can be stopped and started anew on the same state."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self.target = f"unix:{folder}/sock"
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        """Start it and wait until it is ready."""
-        ready, ready_write = os.pipe()
-        arguments = [
-            "--listen",
-            self.target,
-            "--state-dir",
-            str(self._folder / "state"),
-            "--ready-fd",
-            str(ready_write),
-        ]
-        with (self._folder / "log").open("a") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "virtblock.server.cli", *arguments],
-                stderr=log,
-                stdin=subprocess.DEVNULL,
-                pass_fds=(ready_write,),
-            )
-        os.close(ready_write)
-        try:
-            select.select([ready], [], [], START_TIMEOUT_S)
-            assert os.read(ready, 64) == b"READY=1\n", (self._folder / "log").read_text()
-        finally:
-            os.close(ready)
-
-    def stop(self, signal_number: int = signal.SIGTERM) -> None:
-        """Stop it and wait for its end."""
-        if self._process is not None:
-            self._process.send_signal(signal_number)
-            self._process.wait(START_TIMEOUT_S)
-            self._process = None
-
-
-@pytest.fixture
-def daemon(socket_dir: Path) -> Iterator[Daemon]:
-    """A daemon with an empty state."""
-    made = Daemon(socket_dir)
-    made.start()
-    yield made
-    made.stop(signal.SIGKILL)
-
-
-@pytest.fixture
-def guest(daemon: Daemon, make_chain: Callable[..., Any]) -> Any:
-    """Defines the domain "guest" whose vda is the chain base <- snap1 <- snap2; answers the chain."""
-    chain = make_chain()
-    with Client(daemon.target) as client:
-        client.domain_define_xml(
-            "<domain type='qemu'><name>guest</name><memory unit='MiB'>64</memory><vcpu>1</vcpu>"
-            "<os><type arch='x86_64'>hvm</type></os><devices><disk type='file' device='disk'>"
-            f"<driver name='qemu' type='qcow2'/><source file='{chain.top}'/><target dev='vda' bus='virtio'/>"
-            "</disk></devices></domain>"
-        )
-    return chain
 
 
 def test_copy_and_pivot(daemon: Daemon, guest: Any, front_end: FrontEnd, tmp_path: Path, qemu_img: Any) -> None:

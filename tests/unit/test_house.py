@@ -78,6 +78,7 @@ def test_virtblock_is_a_namespace() -> None:
         ("virtblock.engine.cli", {"grpc", "google.protobuf", "libvirt", "virtblock.server", "virtblock.v1"}),
         ("virtblock.client", {"virtblock.server", "virtblock.engine", "libvirt"}),
         ("virtblock.cli.main", {"virtblock.server", "virtblock.engine", "libvirt"}),
+        ("virtblock.libvirt", {"virtblock.server", "virtblock.engine", "libvirt", "libvirtmod"}),
         ("virtblock.server.core", {"grpc", "google.protobuf", "libvirt", "virtblock.v1"}),
     ],
 )

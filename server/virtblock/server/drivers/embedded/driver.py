@@ -36,6 +36,7 @@ DESTROY_FLAGS = 0x1
 SHUTDOWN_FLAGS = 0x1F
 SAVE_FLAGS = int(sum(DomainSaveFlags))
 REVERT_FLAGS = int(sum(SnapshotRevertFlags))
+FOLLOWED_LIBVIRT_VERSION = 9_000_000
 STATE_SHUTOFF = 5
 STATE_REASON_UNKNOWN = 0
 KIB_PER_UNIT = {
@@ -136,8 +137,8 @@ class EmbeddedDriver:
         return capabilities.encoded_version()
 
     def get_lib_version(self) -> int:
-        """The library's version: our own."""
-        return capabilities.encoded_version()
+        """The version of libvirt whose behaviour this driver follows."""
+        return FOLLOWED_LIBVIRT_VERSION
 
     def get_type(self) -> str:
         """The driver's name."""
