@@ -200,6 +200,8 @@ def main() -> None:
     write_seeds(folder / "fuzz_inplace", [*seeds, *damaged_inplace_inputs()])
     seeds = [bytes([courses, 0, 0, 0, 0, 0, 0, 0]) + image for image in images for courses in (0x24, 0x06, 0x19)]
     write_seeds(folder / "fuzz_qcow2_bitmaps", seeds)
+    seeds = [bytes.fromhex(steps) + image for image in images for steps in ("00040a0220230b00", "00251c82a0441d03")]
+    write_seeds(folder / "fuzz_refcounts", seeds)
     write_seeds(folder / "fuzz_compressed", [*compressed_inputs(images), STREAM_AT_THE_END])
     write_seeds(folder / "fuzz_bitmap", bitmap_inputs())
     write_seeds(folder / "fuzz_deflate", content_inputs())
