@@ -63,7 +63,9 @@ int run_copy(const struct copy_request *request, struct vb_copy_progress *progre
 {
 	struct vb_policy *policy = vb_policy_new(&request->folder, request->folder ? 1 : 0, error);
 	const struct vb_layer_spec spec = {.path = request->source, .format = request->source_format};
-	struct vb_chain *chain = policy == NULL ? NULL : vb_chain_open(policy, &spec, 1, false, VB_LOCK_READER, error);
+	bool is_named = policy != NULL && (request->data_file == NULL ||
+					   vb_policy_name_data_file(policy, request->source, request->data_file, error) == 0);
+	struct vb_chain *chain = is_named ? vb_chain_open(policy, &spec, 1, false, VB_LOCK_READER, error) : NULL;
 	int result = chain == NULL ? -1 : copy_chain(request, policy, chain, progress, error);
 
 	vb_chain_close(chain);

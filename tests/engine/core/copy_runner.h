@@ -25,6 +25,7 @@ struct copy_request {
 	enum vb_compress compression;
 	const char *folder;   /* the only one that is allowed; NULL: all are */
 	const char *bitmap_name;
+	const char *data_file;   /* of the source */
 	const char *journal_path;
 	bool resume;
 	uint32_t journal_interval_ms;

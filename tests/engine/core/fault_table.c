@@ -3,10 +3,12 @@
 #include "fault_table.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <string.h>
 
 #include "model_disk.h"
 
+static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static const struct vb_sys *base;
 static struct fault fault;
 static bool has_struck;
@@ -21,70 +23,90 @@ static bool is_passing(void)
 	return fault.number == EINTR || fault.number == FAULT_SHORT;
 }
 
-static bool strikes(enum fault_slot slot)
+static bool is_due(unsigned call)
 {
+	if (fault.first == 0 || call < fault.first)
+		return false;
+	return call == fault.first || (fault.is_lasting && (!is_passing() || (call - fault.first) % 2 == 0));
+}
+
+/* How this call fails; 0: it does not. */
+static int strikes(enum fault_slot slot)
+{
+	int number = 0;
+
+	pthread_mutex_lock(&mutex);
+
 	unsigned call = ++fault_call_counts[slot];
 
-	if (slot != fault.slot || fault.first == 0 || call < fault.first)
-		return false;
-	if (call > fault.first && fault.number == FAULT_FULL)
-		fault.number = ENOSPC;
-	if (call > fault.first && (!fault.is_lasting || (is_passing() && (call - fault.first) % 2 != 0)))
-		return false;
-	has_struck = true;
-	return true;
+	if (slot == fault.slot && is_due(call)) {
+		has_struck = true;
+		number = fault.number == FAULT_FULL && call > fault.first ? ENOSPC : fault.number;
+	}
+	pthread_mutex_unlock(&mutex);
+	return number;
 }
 
 /* What the call does though it fails: a descriptor is closed, half is moved, and what was to be synced may be lost for good. */
-static long fail(enum fault_slot slot, int fd, size_t length, const void *buffer, off_t offset)
+static long fail(int number, enum fault_slot slot, int fd, size_t length, const void *buffer, off_t offset)
 {
 	if (slot == SLOT_close)
 		base->close(fd);
-	if ((slot == SLOT_fdatasync || slot == SLOT_fsync) && fault.number != EINTR && base == &model_sys)
+	if ((slot == SLOT_fdatasync || slot == SLOT_fsync) && number != EINTR && base == &model_sys)
 		model_note_lost_sync(fd);
 	/* A full disk takes whole sectors. */
-	length = fault.number == FAULT_FULL ? length / 2 / MODEL_SECTOR_BYTES * MODEL_SECTOR_BYTES : (length + 1) / 2;
-	if (fault.number < 0 && length > 0 && slot == SLOT_pread)
+	length = number == FAULT_FULL ? length / 2 / MODEL_SECTOR_BYTES * MODEL_SECTOR_BYTES : (length + 1) / 2;
+	if (number < 0 && length > 0 && slot == SLOT_pread)
 		return base->pread(fd, (void *)(uintptr_t)buffer, length, offset);
-	if (fault.number < 0 && length > 0 && slot == SLOT_pwrite)
+	if (number < 0 && length > 0 && slot == SLOT_pwrite)
 		return base->pwrite(fd, buffer, length, offset);
-	if (fault.number == FAULT_FULL)
-		fault.number = ENOSPC;
-	errno = fault.number;
+	errno = number == FAULT_FULL ? ENOSPC : number;
 	return -1;
 }
 
 static ssize_t on_pread(int fd, void *buffer, size_t length, off_t offset)
 {
-	return strikes(SLOT_pread) ? fail(SLOT_pread, fd, length, buffer, offset) : base->pread(fd, buffer, length, offset);
+	int number = strikes(SLOT_pread);
+
+	return number ? fail(number, SLOT_pread, fd, length, buffer, offset) : base->pread(fd, buffer, length, offset);
 }
 
 static ssize_t on_pwrite(int fd, const void *buffer, size_t length, off_t offset)
 {
-	return strikes(SLOT_pwrite) ? fail(SLOT_pwrite, fd, length, buffer, offset) : base->pwrite(fd, buffer, length, offset);
+	int number = strikes(SLOT_pwrite);
+
+	return number ? fail(number, SLOT_pwrite, fd, length, buffer, offset) : base->pwrite(fd, buffer, length, offset);
 }
 
 static int on_close(int fd)
 {
-	return strikes(SLOT_close) ? (int)fail(SLOT_close, fd, 0, NULL, 0) : base->close(fd);
+	int number = strikes(SLOT_close);
+
+	return number ? (int)fail(number, SLOT_close, fd, 0, NULL, 0) : base->close(fd);
 }
 
 static int on_fdatasync(int fd)
 {
-	return strikes(SLOT_fdatasync) ? (int)fail(SLOT_fdatasync, fd, 0, NULL, 0) : base->fdatasync(fd);
+	int number = strikes(SLOT_fdatasync);
+
+	return number ? (int)fail(number, SLOT_fdatasync, fd, 0, NULL, 0) : base->fdatasync(fd);
 }
 
 static int on_fsync(int fd)
 {
-	return strikes(SLOT_fsync) ? (int)fail(SLOT_fsync, fd, 0, NULL, 0) : base->fsync(fd);
+	int number = strikes(SLOT_fsync);
+
+	return number ? (int)fail(number, SLOT_fsync, fd, 0, NULL, 0) : base->fsync(fd);
 }
 
 /* The slots whose failure does nothing. */
 #define PLAIN_WRAPPER(slot, type, failed, parameters, arguments)   \
 	__attribute__((unused)) static type plain_##slot parameters \
 	{                                                           \
-		if (strikes(SLOT_##slot)) {                         \
-			errno = fault.number;                       \
+		int number = strikes(SLOT_##slot);                  \
+								    \
+		if (number) {                                       \
+			errno = number;                             \
 			return failed;                              \
 		}                                                   \
 		return base->slot arguments;                        \

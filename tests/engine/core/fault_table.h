@@ -3,7 +3,7 @@
  * A table of system calls that fails on purpose, laid over another one.
  *
  * Owns: the list of slots, from which wrappers, counters and names are made. A slot of struct vb_sys that is not in the list does not
- * compile. One lane only.
+ * compile. The calls may come from many lanes.
  */
 #ifndef FAULT_TABLE_H
 #define FAULT_TABLE_H
@@ -35,7 +35,7 @@
 	X(fchmod, int, -1, (int fd, mode_t mode), (fd, mode))                                                              \
 	X(ioctl_u64, int, -1, (int fd, unsigned long request, uint64_t *argument), (fd, request, argument))                \
 	X(fcntl_lock, int, -1, (int fd, int command, struct flock *lock), (fd, command, lock))                             \
-	X(fadvise, int, fault.number, (int fd, off_t offset, off_t length, int advice), (fd, offset, length, advice))      \
+	X(fadvise, int, number, (int fd, off_t offset, off_t length, int advice), (fd, offset, length, advice))      \
 	X(sync_file_range, int, -1, (int fd, off_t offset, off_t length, unsigned flags), (fd, offset, length, flags))     \
 	X(clone_range, int, -1, (int fd, const struct file_clone_range *range), (fd, range))
 

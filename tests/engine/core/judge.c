@@ -243,6 +243,7 @@ static void judge_source(const struct scenario *scenario, const char *name, cons
 void judge_sources(const struct scenario *scenario)
 {
 	judge_source(scenario, "source", scenario->source);
+	judge_source(scenario, "data.raw", scenario->data_file);
 	/* Merged, they are no sources. */
 	if (scenario->promise != PROMISE_GOOD)
 		judge_source(scenario, scenario->backing, scenario->backing);

@@ -49,6 +49,11 @@ struct scenario {
 	const char *end_name;              /* the file that reads as the disk too in the end */
 	enum bitmap_change bitmap_change;
 	enum vb_compress compression;      /* of a new image */
+	enum vb_preallocation preallocation;
+	const char *bitmap_name;           /* of the source: SCENARIO_PATH is an earlier copy, and only what it marks is copied */
+	const char *data_file;             /* under its own name: holds the data of the source */
+	uint32_t lane_count;               /* 0: one */
+	bool extended_l2;                  /* of a new image */
 	bool is_shared;                    /* copied by sharing extents where that can be */
 	bool is_source_qcow2;              /* though its name does not say so */
 	bool is_device;                    /* SCENARIO_PATH is a block device */

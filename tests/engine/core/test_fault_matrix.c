@@ -17,7 +17,7 @@
 #if defined(__SANITIZE_ADDRESS__)
 #define CALLS_BY_DEFAULT 1u
 #else
-#define CALLS_BY_DEFAULT 6u
+#define CALLS_BY_DEFAULT 4u
 #endif
 #define FAULTS_MAX 12u
 #define LOST_STATES 3u   /* of each failure: what a power loss behind it may leave */

@@ -98,14 +98,18 @@ static int check_recorded_data_file(const struct opening *opening, const struct 
 	char *name = resolve_name(layer, opened, "data file", layer->info.data_path, opening->error);
 	struct vb_file recorded;
 	bool is_same = false;
+	int result;
 
 	if (name == NULL)
 		return -1;
-	if (vb_policy_open(opening->policy, name, O_RDONLY, 0, &recorded, opening->error) == 0) {
+	result = vb_policy_open(opening->policy, name, O_RDONLY, 0, &recorded, opening->error);
+	free(name);
+	if (result == 0) {
 		is_same = vb_file_is_same(&recorded, data_file);
 		vb_file_close(&recorded);
+	} else if (opening->error->kind != VB_ERROR_DENIED && !vb_policy_is_missing(opening->error)) {
+		return -1;
 	}
-	free(name);
 	if (is_same)
 		return 0;
 	return vb_fail(opening->error, VB_ERROR_DENIED, EACCES, layer->file.path, -1,
@@ -115,7 +119,8 @@ static int check_recorded_data_file(const struct opening *opening, const struct 
 /* `opened`: the name by which the layer was opened. The layer is not in the chain yet. */
 static int add_data_file(const struct opening *opening, struct vb_layer *layer, const char *opened)
 {
-	const char *named = vb_policy_find_data_file(opening->policy, &layer->file);
+	struct vb_error cause;
+	const char *named = vb_policy_find_data_file(opening->policy, &layer->file, &cause);
 	struct vb_file data_file;
 
 	if (layer->info.data_path == NULL) {
@@ -123,6 +128,10 @@ static int add_data_file(const struct opening *opening, struct vb_layer *layer, 
 			return 0;
 		return vb_fail(opening->error, VB_ERROR_INVALID, EINVAL, layer->file.path, -1,
 			       "The image has no external data file, but \"%s\" is named as such", named);
+	}
+	if (named == NULL && cause.kind != VB_ERROR_NONE) {
+		*opening->error = cause;
+		return -1;
 	}
 	if (named == NULL)
 		return vb_fail(opening->error, VB_ERROR_DENIED, EACCES, layer->file.path, -1,

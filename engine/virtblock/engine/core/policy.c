@@ -122,15 +122,25 @@ int vb_policy_name_data_file(struct vb_policy *policy, const char *image_path, c
 	return 0;
 }
 
-const char *vb_policy_find_data_file(const struct vb_policy *policy, const struct vb_file *image)
+bool vb_policy_is_missing(const struct vb_error *error)
 {
+	return error->kind == VB_ERROR_SYSTEM && (error->system_errno == ENOENT || error->system_errno == ENOTDIR);
+}
+
+const char *vb_policy_find_data_file(const struct vb_policy *policy, const struct vb_file *image, struct vb_error *cause)
+{
+	*cause = (struct vb_error){0};
 	for (size_t i = 0; i < policy->data_file_count; i++) {
-		struct vb_error ignored;
+		struct vb_error failure;
 		struct vb_file file;
 		bool is_same;
 
-		if (vb_policy_open(policy, policy->data_files[i].image_path, O_RDONLY, 0, &file, &ignored) < 0)
-			continue;   /* another image of the caller's, or none at all */
+		if (vb_policy_open(policy, policy->data_files[i].image_path, O_RDONLY, 0, &file, &failure) < 0) {
+			/* Another image of the caller's, or none at all; but where none is found, this may be why. */
+			if (cause->kind == VB_ERROR_NONE && !vb_policy_is_missing(&failure) && failure.kind != VB_ERROR_DENIED)
+				*cause = failure;
+			continue;
+		}
 		is_same = vb_file_is_same(&file, image);
 		vb_file_close(&file);
 		if (is_same)

@@ -42,8 +42,11 @@ int vb_policy_open(const struct vb_policy *policy, const char *path, int flags, 
 /* Names the file that holds the guest's data of a qcow2 image which keeps it outside. It is the caller's word, without which none is opened,
  * however the image names it; chain.c asks for both. The strings are copied. */
 int vb_policy_name_data_file(struct vb_policy *policy, const char *image_path, const char *data_path, struct vb_error *error);
-/* The data file named for this image, whatever names it goes by; NULL if none. */
-const char *vb_policy_find_data_file(const struct vb_policy *policy, const struct vb_file *image);
+/* The data file named for this image, whatever names it goes by; NULL if none. Then `cause` says why a name could not be looked at that may
+ * have been this image's; of kind NONE where there is no such. */
+const char *vb_policy_find_data_file(const struct vb_policy *policy, const struct vb_file *image, struct vb_error *cause);
+/* Whether the failure says no more than that there is no such file. */
+bool vb_policy_is_missing(const struct vb_error *error);
 
 static inline bool vb_file_is_same(const struct vb_file *one, const struct vb_file *other)
 {
