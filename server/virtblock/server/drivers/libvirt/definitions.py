@@ -29,9 +29,16 @@ class LibvirtDefinitions:
             self._binding.on_domain(domain.uuid, lambda found: str(found.XMLDesc(XML_INACTIVE | XML_SECURE)))
         )
 
+    def require_not_saved(self, uuid: str) -> None:
+        """55 for a domain with a managed save image: it goes on with the disks and the memory of then."""
+        if self._binding.on_domain(uuid, lambda found: bool(found.hasManagedSaveImage(0))):
+            detail = "domain has a managed save image, with which it would go on with its old disk"
+            raise report(ErrorNumber.OPERATION_INVALID, detail, domain=ErrorDomain.DOMAIN)
+
     def save_with(self, definition: Definition, complete: Callable[[str | None], None]) -> None:
-        """virDomainDefineXMLFlags, then the job's end. 55 when the domain runs: it would go on with the old disk."""
+        """virDomainDefineXMLFlags, then the job's end. 55 when the domain runs or was saved: with the old disk."""
         if self._binding.on_domain(definition.uuid, lambda found: bool(found.isActive())):
             raise report(ErrorNumber.OPERATION_INVALID, "domain is running", domain=ErrorDomain.DOMAIN)
+        self.require_not_saved(definition.uuid)
         self._binding.on_domain(definition.uuid, lambda found: found.connect().defineXMLFlags(definition.xml, 0))
         complete(None)

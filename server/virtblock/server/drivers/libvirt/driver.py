@@ -248,7 +248,7 @@ class LibvirtDriver:
         self, domain: Domain, disk: str, base: str | None, bandwidth: int, flags: int, origin: JobOrigin
     ) -> str:
         """virDomainBlockRebase: a copy with COPY, else a pull."""
-        if self._takes(domain):
+        if self._begins(domain):
             return self._shut_off.block_jobs.rebase(domain, disk, base, bandwidth, flags, origin)
         is_copy = bool(flags & BlockRebaseFlags.COPY)
         request = JobRequest(
@@ -298,7 +298,7 @@ class LibvirtDriver:
         *,
         is_pivoting: bool,
     ) -> str:
-        if self._takes(domain):
+        if self._begins(domain):
             return self._shut_off.block_jobs.copy(
                 domain, disk, destination_xml, parameters, flags, origin, is_pivoting=is_pivoting
             )
@@ -323,7 +323,7 @@ class LibvirtDriver:
 
     def domain_block_pull(self, domain: Domain, disk: str, bandwidth: int, flags: int, origin: JobOrigin) -> str:
         """virDomainBlockPull."""
-        if self._takes(domain):
+        if self._begins(domain):
             return self._shut_off.block_jobs.pull(domain, disk, bandwidth, flags, origin)
         request = JobRequest(
             type=BlockJobType.PULL,
@@ -346,7 +346,7 @@ class LibvirtDriver:
         origin: JobOrigin,
     ) -> str:
         """virDomainBlockCommit."""
-        if self._takes(domain):
+        if self._begins(domain):
             return self._shut_off.block_jobs.commit(domain, MergeRequest(disk, base, top, bandwidth, flags, origin))
         is_active = bool(flags & BlockCommitFlags.ACTIVE)
         request = JobRequest(
@@ -400,16 +400,16 @@ class LibvirtDriver:
         self._require_own(job_id, "WatchBlockMap")
         return self._shut_off.block_jobs.map(job_id, cell_count)
 
-    def _takes(self, domain: Domain) -> bool:
+    def _begins(self, domain: Domain) -> bool:
         """Whether a new job is the engine's; then no record of a hypervisor's is left on the domain."""
-        if not self._shut_off.takes(domain):
+        if not self._shut_off.begins(domain):
             return False
         self._follower.note_stopped(domain.uuid)
         return True
 
     def _has_own(self, domain: Domain, disk: str) -> bool:
         """Whether a call on a job is the engine's to answer."""
-        return self._shut_off.has_job(domain, disk) or self._takes(domain)
+        return self._shut_off.has_job(domain, disk) or self._shut_off.takes(domain)
 
     def _require_own(self, job_id: str, call: str) -> None:
         if not self._shut_off.is_ours(job_id):

@@ -111,6 +111,13 @@ class ShutOffDomains:
             return False
         return not self._binding.on_domain(domain.uuid, lambda found: found.isActive())
 
+    def begins(self, domain: Domain) -> bool:
+        """As `takes`, for a call that begins a job; 55 when the domain is to go on from a saved state."""
+        if not self.takes(domain):
+            return False
+        self._definitions.require_not_saved(domain.uuid)
+        return True
+
     def has_job(self, domain: Domain, disk: str) -> bool:
         """Whether the engine has a job on the disk, given by its target or its source's path."""
         return guards.find_engine_job(self._context, domain.uuid, disk) is not None
