@@ -8,6 +8,7 @@ named; it never hangs a test.
 from __future__ import annotations
 
 import fcntl
+import functools
 import json
 import os
 import queue
@@ -24,7 +25,7 @@ BUILD_TIMEOUT_S = 900
 ANSWER_TIMEOUT_S = 60
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Language:
     """A client's language: commands, relative to the project's root. `build` is empty where nothing is compiled."""
 
@@ -35,22 +36,27 @@ class Language:
     """Commands of "list", "copy", "incremental" and "watch"."""
 
 
+GO_EXAMPLES = {"list": "list", "copy": "copyandpivot", "incremental": "incremental", "watch": "watch"}
+SNAKE_EXAMPLES = {**GO_EXAMPLES, "copy": "copy_and_pivot"}
+
 LANGUAGES = (
     Language("Python", (), (sys.executable, "clients/python/probe/probe.py")),
     Language(
         "Go",
         ("clients/go/build-probe.sh",),
         ("build/probes/go/probe",),
-        {
-            "list": ("build/probes/go/list",),
-            "copy": ("build/probes/go/copyandpivot",),
-            "incremental": ("build/probes/go/incremental",),
-            "watch": ("build/probes/go/watch",),
-        },
+        {name: (f"build/probes/go/{file}",) for name, file in GO_EXAMPLES.items()},
+    ),
+    Language(
+        "TypeScript",
+        ("clients/typescript/build-probe.sh",),
+        ("node", "clients/typescript/probe/probe.mjs"),
+        {name: ("node", f"clients/typescript/dist/examples/{file}.js") for name, file in SNAKE_EXAMPLES.items()},
     ),
 )
 
 
+@functools.cache
 def build_probe(language: Language) -> None:
     """Compile it; the output is shown when it fails. Of several test processes one builds and the others wait."""
     if not language.build:
