@@ -218,4 +218,5 @@ def test_objects_can_be_wrapped_and_subclassed(connection: libvirt.virConnect) -
         if callable(getattr(domain, name)) and not name.startswith("_"):
             setattr(domain, name, getattr(domain, name))
     assert domain.name() == "guest"
+    connection.lookupByName("guest").__del__()
     assert len({domain, connection.lookupByName("guest")}) == 2

@@ -118,3 +118,16 @@ def test_a_definition_that_names_another_source_is_told(stack: Stack, make_guest
     job = stack.blocks.block_copy(CALLER, selector(guest.uuid), "vda", xml, [], 0, pivot_persistent=True)
     stack.wait_for(job.job_id, JobState.COMPLETED)
     assert "names another source" in stack.jobs.get(job.job_id).reason
+
+
+def test_a_snapshot_without_metadata_has_a_name_and_no_xml(stack: Stack, make_guest: MakeGuest) -> None:
+    """libvirt keeps nothing of such a snapshot, and forgets even its XML."""
+    guest = make_guest()
+    xml = "<domainsnapshot><name>kept</name></domainsnapshot>"
+    disk_only, no_metadata = (
+        libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY,
+        libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_NO_METADATA,
+    )
+    made = stack.domains.snapshot_create_xml(CALLER, selector(guest.uuid), xml, disk_only | no_metadata)
+    assert made == ("kept", "")
+    assert f"{guest.images[0].with_suffix('')}.kept" in guest.domain.XMLDesc(0)

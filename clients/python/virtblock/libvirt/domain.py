@@ -38,6 +38,10 @@ class virDomain(DomainBlockCalls, virDomainNotOffered):
             raise not_made_here(_obj)
         self._o: DomainHandle = _obj
 
+    def __del__(self) -> None:
+        """Programs call it to give the handle back early."""
+        self.__dict__.pop("_o", None)
+
     def connect(self) -> virConnect:
         """The connection it was looked up on."""
         return self._conn

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from virtblock.libvirt import arguments
-from virtblock.libvirt.errors import not_made_here
+from virtblock.libvirt.errors import not_made_here, plain_error
+from virtblock.libvirt.gen.constants import VIR_ERR_NO_DOMAIN_SNAPSHOT, VIR_FROM_QEMU
 from virtblock.libvirt.gen.not_offered import virDomainSnapshotNotOffered
 
 if TYPE_CHECKING:
@@ -42,8 +43,11 @@ class virDomainSnapshot(virDomainSnapshotNotOffered):
         return self._o.name
 
     def getXMLDesc(self, flags: int = 0) -> str:
-        """Its XML when it was taken."""
+        """Its XML when it was taken. libvirtError NO_DOMAIN_SNAPSHOT for one that was taken with NO_METADATA."""
         arguments.flags(flags)
+        if not self._o.xml:
+            detail = f"no domain snapshot with matching name '{self._o.name}'"
+            raise plain_error(VIR_ERR_NO_DOMAIN_SNAPSHOT, VIR_FROM_QEMU, "Domain snapshot not found: %s", detail)
         return self._o.xml
 
     def getConnect(self) -> virConnect:

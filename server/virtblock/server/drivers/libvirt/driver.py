@@ -23,6 +23,7 @@ from virtblock.server.core.flags import (
     BlockJobAbortFlags,
     BlockPullFlags,
     BlockRebaseFlags,
+    SnapshotCreateFlags,
 )
 from virtblock.server.core.jobs import JobRegistry
 from virtblock.server.core.model import (
@@ -225,11 +226,11 @@ class LibvirtDriver:
             self._on(domain, lambda found: found.managedSave(flags))
 
     def domain_snapshot_create_xml(self, domain: Domain, xml: str, flags: int) -> tuple[str, str]:
-        """virDomainSnapshotCreateXML."""
+        """virDomainSnapshotCreateXML. With NO_METADATA libvirt keeps nothing of the snapshot, not even its XML."""
 
         def create(found: Any) -> tuple[str, str]:
             snapshot = found.snapshotCreateXML(xml, flags)
-            return snapshot.getName(), snapshot.getXMLDesc()
+            return snapshot.getName(), "" if flags & SnapshotCreateFlags.NO_METADATA else snapshot.getXMLDesc()
 
         with self._shut_off.guarding(domain):
             return self._on(domain, create)
