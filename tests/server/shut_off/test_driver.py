@@ -13,10 +13,18 @@ import libvirt
 import pytest
 from live.stack import CALLER, Stack, selector, until
 
+from virtblock.engine import PathPolicy, create_image
+from virtblock.server.core.connect_api import ConnectApi
+from virtblock.server.core.connections import Connections
 from virtblock.server.core.errors import VirError
+from virtblock.server.core.events import EventLog
 from virtblock.server.core.flags import BlockJobAbortFlags, BlockRebaseFlags
+from virtblock.server.core.jobs import JobRegistry
 from virtblock.server.core.model import JobState
+from virtblock.server.core.store import Store
+from virtblock.server.drivers.libvirt import LibvirtDriver
 from virtblock.server.drivers.libvirt.shut_off import is_local
+from virtblock.server.drivers.offline.copy_job import CopyJob
 
 URI = "test:///default"
 MIB = 1 << 20
@@ -161,6 +169,61 @@ def test_what_the_engine_does_can_be_paused(stack: Stack, domain: libvirt.virDom
     with pytest.raises(VirError) as caught:
         stack.driver.block_job_pause("vb-00000000000000000000000000")
     assert caught.value.number == NO_SUPPORT
+
+
+def test_a_domain_that_went_while_the_server_was_down_takes_its_jobs_along(
+    domain: libvirt.virDomain, tmp_path: Path
+) -> None:
+    first = Stack(URI, tmp_path / "state")
+    job_id = copy(first, domain, tmp_path / "copy.img", bytes_per_s=1)
+    first.close()
+    domain.undefine()
+    second = Stack(URI, tmp_path / "state")
+    second.wait_for(job_id, JobState.CANCELED)
+    second.close()
+
+
+def test_a_job_that_cannot_be_taken_up_fails_alone(
+    domain: libvirt.virDomain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = Stack(URI, tmp_path / "state")
+    job_id = copy(first, domain, tmp_path / "copy.img", bytes_per_s=1)
+    first.close()
+    with monkeypatch.context() as patched:
+        patched.setattr(CopyJob, "start", None)
+        second = Stack(URI, tmp_path / "state")
+    assert second.jobs.get(job_id).state is JobState.FAILED
+    assert second.driver.is_alive()
+    second.close()
+
+
+def test_bitmaps_of_a_domain_that_nobody_runs(stack: Stack, domain: libvirt.virDomain, tmp_path: Path) -> None:
+    create_image(str(tmp_path / "source.qcow2"), "qcow2", MIB, PathPolicy())
+    libvirt.open(URI).defineXML(
+        definition(domain).replace("source.img", "source.qcow2").replace("type='raw'", "type='qcow2'")
+    )
+    found = stack.driver.domain_lookup_by_uuid(domain.UUIDString())
+    stack.driver.add_block_bitmap(found, "vda", "daily", 65536, True)
+    assert [bitmap.name for bitmap in stack.driver.list_block_bitmaps(found, "vda")] == ["daily"]
+    stack.driver.clear_block_bitmap(found, "vda", "daily")
+    domain.create()
+    running = stack.driver.domain_lookup_by_uuid(domain.UUIDString())
+    with pytest.raises(VirError) as caught:
+        stack.driver.remove_block_bitmap(running, "vda", "daily")
+    assert (caught.value.number, "domain is running" in caught.value.message) == (55, True)
+    domain.destroy()
+    stack.driver.remove_block_bitmap(found, "vda", "daily")
+    assert stack.driver.list_block_bitmaps(found, "vda") == []
+
+
+def test_a_hypervisor_elsewhere_is_asked_itself(tmp_path: Path) -> None:
+    store = Store(tmp_path / "virtblock.db")
+    events = EventLog(store)
+    driver = LibvirtDriver("qemu+ssh://host.invalid/system", store, JobRegistry(store, events), events)
+    offered = ConnectApi(Connections([driver])).describe_connection("")
+    assert "offline-copy" not in offered.features
+    assert not {"block_job_pause", "block_job_map", "add_block_bitmap"} & set(offered.methods)
+    store.close()
 
 
 def test_undefining_through_the_server_waits_for_the_jobs(

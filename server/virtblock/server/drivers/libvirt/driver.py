@@ -15,7 +15,7 @@ from typing import Any, ClassVar, TypeVar
 from virtblock.engine import PathPolicy
 from virtblock.server.core import checks
 from virtblock.server.core.driver import JobOrigin
-from virtblock.server.core.errors import ErrorNumber, no_support, report
+from virtblock.server.core.errors import ErrorDomain, ErrorNumber, no_support, report
 from virtblock.server.core.events import EventLog
 from virtblock.server.core.flags import (
     BlockCommitFlags,
@@ -27,6 +27,7 @@ from virtblock.server.core.flags import (
 )
 from virtblock.server.core.jobs import JobRegistry
 from virtblock.server.core.model import (
+    BlockBitmap,
     BlockInfo,
     BlockJobInfo,
     BlockJobType,
@@ -43,7 +44,17 @@ from virtblock.server.drivers.offline.merge_calls import MergeRequest
 
 T = TypeVar("T")
 
-ENGINE_METHODS = frozenset({"block_job_pause", "block_job_resume", "block_job_map"})
+ENGINE_METHODS = frozenset(
+    {
+        "block_job_pause",
+        "block_job_resume",
+        "block_job_map",
+        "list_block_bitmaps",
+        "add_block_bitmap",
+        "remove_block_bitmap",
+        "clear_block_bitmap",
+    }
+)
 
 
 class LibvirtDriver:
@@ -407,6 +418,35 @@ class LibvirtDriver:
             return False
         self._follower.note_stopped(domain.uuid)
         return True
+
+    def list_block_bitmaps(self, domain: Domain, disk: str) -> list[BlockBitmap]:
+        """The bitmaps of a shut-off domain's active image."""
+        self._require_shut_off(domain, "ListBlockBitmaps", is_change=False)
+        return self._shut_off.bitmaps.list(domain, disk)
+
+    def add_block_bitmap(
+        self, domain: Domain, disk: str, name: str, granularity_bytes: int, is_enabled: bool
+    ) -> BlockBitmap:
+        """A new bitmap in it."""
+        self._require_shut_off(domain, "AddBlockBitmap")
+        return self._shut_off.bitmaps.add(domain, disk, name, granularity_bytes, is_enabled)
+
+    def remove_block_bitmap(self, domain: Domain, disk: str, name: str) -> None:
+        """Takes a bitmap away."""
+        self._require_shut_off(domain, "RemoveBlockBitmap")
+        self._shut_off.bitmaps.remove(domain, disk, name)
+
+    def clear_block_bitmap(self, domain: Domain, disk: str, name: str) -> None:
+        """Makes a bitmap mark nothing."""
+        self._require_shut_off(domain, "ClearBlockBitmap")
+        self._shut_off.bitmaps.clear(domain, disk, name)
+
+    def _require_shut_off(self, domain: Domain, call: str, *, is_change: bool = True) -> None:
+        """55 on a running domain, whose bitmaps are the hypervisor's; 3 where shut-off domains are libvirt's alone."""
+        if not self._shut_off.is_enabled:
+            raise no_support(call)
+        if not (self._shut_off.begins(domain) if is_change else self._shut_off.takes(domain)):
+            raise report(ErrorNumber.OPERATION_INVALID, "domain is running", domain=ErrorDomain.DOMAIN)
 
     def _has_own(self, domain: Domain, disk: str) -> bool:
         """Whether a call on a job is the engine's to answer."""

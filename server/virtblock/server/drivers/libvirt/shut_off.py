@@ -24,6 +24,7 @@ from virtblock.server.core.store import Store
 from virtblock.server.drivers.libvirt.binding import Binding
 from virtblock.server.drivers.libvirt.definitions import XML_INACTIVE, LibvirtDefinitions
 from virtblock.server.drivers.offline import guards, xml_text
+from virtblock.server.drivers.offline.bitmaps import Bitmaps
 from virtblock.server.drivers.offline.block_jobs import BlockJobs
 from virtblock.server.drivers.offline.context import Context
 from virtblock.server.drivers.offline.disk_xml import read_disk_loosely
@@ -45,6 +46,7 @@ FEATURES = (
     "pause",
     "map",
     "image-locks",
+    "bitmaps",
 )
 
 logger = logging.getLogger(__name__)
@@ -75,6 +77,7 @@ class ShutOffDomains:
         self._definitions = LibvirtDefinitions(binding)
         self._running = RunningJobs()
         self.block_jobs = BlockJobs(self._context, self._definitions, self._running)
+        self.bitmaps = Bitmaps(self._context, self._definitions)
 
     def open(self) -> None:
         """Begins to publish progress; before the connection is opened."""

@@ -63,6 +63,10 @@ class Recovery:
                 raise
             except VirError as error:
                 self._fail(job, error)
+            except Exception as error:
+                # A bug, but the other jobs and the server are to go on.
+                logger.exception("job %s could not be taken up", job.job_id)
+                self._fail(job, report(ErrorNumber.INTERNAL_ERROR, f"the job could not be taken up: {error!r}"))
 
     def _take_up(self, job: BlockJob) -> None:
         try:
