@@ -59,7 +59,7 @@ for variant in "${variants[@]}"; do
 	out="../../../build/core-tests/$variant"
 	for source in test_*.c; do
 		name="${source%.c}"
-		if [ "$variant" = tsan ] && ! grep -qE '"copy\.h"|<pthread\.h>' "$source"; then
+		if [ "$variant" = tsan ] && ! grep -qE '"(copy|script)\.h"|<pthread\.h>' "$source"; then
 			continue
 		fi
 		run_one "$variant" "$name" "$out/$name"

@@ -262,7 +262,7 @@ static void late_writes_are_copied(void)
 		"A:bitmap claimed > M:guest > A:go", "A:lane read > M:guest > A:go", "A:lane writes > M:guest > A:go",
 		"A:lane wrote > M:guest > A:go", "A:bitmap released > M:guest > A:go",
 	};
-	static const uint64_t places[] = {0, GUEST_BYTES, VB_CHUNK_BYTES + GUEST_BYTES, DISK_BYTES - GUEST_BYTES};
+	static const uint64_t places[] = {GUEST_BYTES, DISK_BYTES - GUEST_BYTES};
 	struct stage stage;
 
 	for (size_t index = 0; index < KIND_COUNT * sizeof(scripts) / sizeof(scripts[0]); index++) {
@@ -520,6 +520,36 @@ static void one_lane_fails_beside_another(void)
 	}
 }
 
+/* A sleeps nowhere when it fails, and B sleeps, for tokens that come in a day, or in a pause: B wakes, and the copy ends. */
+static void a_failure_wakes_who_sleeps(void)
+{
+	static const char *const scripts[] = {
+		"A:lane writes > B:lane read > M:hold > B:go > B:throttle sleeps for tokens > A:go > A:lane failed",
+		"A:lane writes > B:lane read > M:hold > B:go > B:throttle sleeps paused > A:go > A:lane failed",
+	};
+	struct vb_sys table = vb_sys_linux;
+	struct stage stage;
+
+	table.pwrite = failing_pwrite;
+	failing_actors = "A";
+	for (unsigned round = 0; round < 2u * KIND_COUNT; round++) {
+		make_files((enum kind)(round / 2));
+		open_stage(&stage, (enum kind)(round / 2), 2);
+		vb_sys = &table;
+		start_stage(&stage, scripts[round % 2]);
+		script_turn("hold");
+		if (round % 2 == 0)
+			vb_copy_set_bandwidth(stage.copy, 1);
+		else
+			vb_copy_pause(stage.copy);
+		script_next();
+		join_stage(&stage);
+		vb_sys = &vb_sys_linux;
+		CHECK_EQUAL(stage.error.system_errno, EIO);
+		check_broken_off(&stage, VB_ERROR_SYSTEM, stage.writer->writes_in_turn ? 0 : 1);
+	}
+}
+
 /* Two fail: the one that reports first is told, also while the other is on its way to report. */
 static void the_first_of_two_failures_is_told(void)
 {
@@ -574,6 +604,7 @@ int main(void)
 	RUN(a_paused_chunk_is_kept);
 	RUN(a_sleeper_hears_of_a_new_limit_and_of_a_cancel);
 	RUN(one_lane_fails_beside_another);
+	RUN(a_failure_wakes_who_sleeps);
 	RUN(the_first_of_two_failures_is_told);
 	RUN(two_lanes_meet_a_corrupt_table);
 	free(disk_path);

@@ -18,8 +18,9 @@
 #include "merge.h"
 #include "qcow2.h"
 #include "qcow2_checker.h"
+#include "script.h"
 
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define STATES_BY_DEFAULT 60u
 #else
 #define STATES_BY_DEFAULT 250u
@@ -76,6 +77,17 @@ static const struct crash_case cases[] = {
 	 CHAIN "qemu-img convert -f raw -O qcow2 -o cluster_size=4k base qbase; mv qbase base; qemu-img rebase -u -b base -F qcow2 source; ",
 	 VB_JOURNAL_COMMIT, VB_FORMAT_QCOW2, VB_FORMAT_QCOW2, VB_PLAN_MERGE, false, 0, NULL, true},
 };
+
+/* The lane A and the journal J in a chosen order (script.h): data that is written and not counted, or counted and not durable, or neither,
+ * while the journal is at each of its steps; and the end of the copy beside it. */
+static const char *const scripts[] = {
+	"A:lane wrote > J:journal noted > A:go > A:bitmap released > J:go > J:journal recorded",
+	"J:journal noted > A:lane wrote > A:bitmap released > J:go > J:journal recorded",
+	"A:bitmap released > J:journal noted > A:lane wrote > J:go > J:journal made durable > A:bitmap released > J:go > J:journal recorded",
+	"A:bitmap released > J:journal noted > J:journal made durable > A:lane wrote > A:bitmap released > J:go > J:journal recorded",
+	"A:bitmap released > J:journal noted > A:lane found nothing > J:go > J:journal recorded",
+};
+static const char *const scripted_cases[] = {"new qcow2", "reused qcow2"};
 
 static const char *const names[] = {"source", "base", COPY_NAME};
 static const struct crash_case *current;
@@ -353,7 +365,7 @@ static void load_images(void)
 			model_load(names[index], test_path("%s", names[index]));
 }
 
-static size_t crash_job(const struct crash_case *crash_case, size_t wanted_count)
+static size_t crash_job(const struct crash_case *crash_case, const char *script, size_t wanted_count)
 {
 	struct replay replay = {.wanted_count = wanted_count};
 	struct model_disk before = {0};
@@ -368,7 +380,11 @@ static size_t crash_job(const struct crash_case *crash_case, size_t wanted_count
 	model_disk_copy(&before, &model_disk);
 	old_content = model_find(&before, COPY_NAME) ? model_find(&before, COPY_NAME)->bytes : NULL;
 	model_record();
+	if (script != NULL)
+		script_start(script);
 	CHECK_OK(run_job(&(struct run){.is_slow = true, .resume = crash_case->is_second}, &outcome) == 0, outcome.error);
+	if (script != NULL)
+		script_end();
 	model_pause();
 	CHECK_EQUAL(outcome.is_resumed, crash_case->is_second);
 	judge();
@@ -382,6 +398,16 @@ static size_t crash_job(const struct crash_case *crash_case, size_t wanted_count
 	return replay.resumed_count;
 }
 
+static size_t crash_scripted(const char *name, size_t wanted_count)
+{
+	size_t resumed_count = 0;
+
+	for (size_t index = 0; index < sizeof(cases) / sizeof(cases[0]); index++)
+		for (size_t script = 0; script < sizeof(scripts) / sizeof(scripts[0]) && strcmp(cases[index].name, name) == 0; script++)
+			resumed_count += crash_job(&cases[index], scripts[script], wanted_count);
+	return resumed_count;
+}
+
 int main(int argument_count, char **arguments)
 {
 	size_t wanted_count = argument_count > 1 ? strtoul(arguments[1], NULL, 10) : STATES_BY_DEFAULT, resumed_count = 0;
@@ -389,7 +415,9 @@ int main(int argument_count, char **arguments)
 	model_start();
 	for (size_t index = 0; index < sizeof(cases) / sizeof(cases[0]); index++)
 		if (argument_count < 3 || strcmp(arguments[2], cases[index].name) == 0)
-			resumed_count += crash_job(&cases[index], wanted_count);
+			resumed_count += crash_job(&cases[index], NULL, wanted_count);
+	for (size_t index = 0; index < sizeof(scripted_cases) / sizeof(scripted_cases[0]) && argument_count < 3; index++)
+		resumed_count += crash_scripted(scripted_cases[index], wanted_count / 3);
 	model_end();
 	CHECK(resumed_count > 0);
 	return 0;

@@ -305,12 +305,13 @@ static int move(struct vb_copy *copy, struct vb_error *error)
 	vb_copy_start_journal(copy);
 	vb_copy_run_lanes(copy);
 	VB_POINT("copy moved");
-	if (copy->has_error) {
-		*error = copy->error;
-		return -1;
-	}
+
 	/* A pause holds the end off too; a cancel is heard for the last time. */
-	if (!vb_throttle_pass(copy->throttle, 0) || vb_copy_is_cancelled(copy))
+	bool may_end = vb_throttle_pass(copy->throttle, 0);
+
+	if (vb_copy_has_failed(copy, error))
+		return -1;
+	if (!may_end || vb_copy_is_cancelled(copy))
 		return fail_if_cancelled(copy, error);
 	if (vb_bitmap_remaining_bytes(copy->bitmap))
 		return vb_fail(error, VB_ERROR_INTERNAL, 0, NULL, -1, "The lanes ended with %llu bytes left",
@@ -330,10 +331,8 @@ static int run(struct vb_copy *copy, struct vb_error *error)
 	int result = plan(copy, error) || move(copy, error) ? -1 : 0;
 
 	vb_copy_stop_journal(copy);
-	if (!result && copy->has_error) {
-		*error = copy->error;
+	if (!result && vb_copy_has_failed(copy, error))
 		result = -1;
-	}
 	if (!result && (vb_copy_seal_journal(copy, error) || publish(copy, error)))
 		result = -1;
 	vb_copy_settle_journal(copy, result == 0);

@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <time.h>
 
+#include "point.h"
+
 #define INTERVAL_DEFAULT_MS 2000u
 #define INTERVAL_MAX_NS (30ull * 1000000000)
 #define SHARE_OF_TIME 50u   /* a checkpoint may take one part in so many */
@@ -315,15 +317,18 @@ static int record(struct vb_copy *copy, struct vb_error *error)
 	vb_bitmap_save(copy->bitmap, journal->state.todo);
 	journal->state.sum = copy->digest_sum;
 	pthread_mutex_unlock(&copy->release_mutex);
+	VB_POINT("journal noted");
 	if (journal->has_state && count_todo(&journal->state) == journal->recorded_count)
 		return 0;
 	if (destination->ops->checkpoint(destination, error)) {
 		journal->has_failed = true;
 		return -1;
 	}
+	VB_POINT("journal made durable");
 	if (journal->state.written_count)
 		destination->ops->save_state(destination, journal->state.written);
 	write_state(copy);
+	VB_POINT("journal recorded");
 	return 0;
 }
 

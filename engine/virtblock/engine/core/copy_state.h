@@ -81,6 +81,8 @@ struct vb_copy *vb_copy_new_with(const struct vb_chain *source, struct vb_writer
 uint64_t vb_copy_now_ns(void);
 /* The first error is the copy's; all lanes stop. `start_bytes`: the chunk that failed, UINT64_MAX if none did. */
 void vb_copy_report_error(struct vb_copy *copy, const struct vb_error *error, uint64_t start_bytes);
+/* Whether any thread has reported one; then `error` is the first. */
+bool vb_copy_has_failed(struct vb_copy *copy, struct vb_error *error);
 int vb_copy_open_digest(struct vb_copy *copy, struct vb_error *error);
 void vb_copy_close_digest(struct vb_copy *copy);
 /* Adds a chunk whose units of state `data` are whole in the buffer. What else lies in the buffer may be overwritten with zeros. */

@@ -221,6 +221,20 @@ void vb_copy_report_error(struct vb_copy *copy, const struct vb_error *error, ui
 	}
 	pthread_mutex_unlock(&copy->error_mutex);
 	atomic_store(&copy->stop, true);
+	/* Who sleeps for its share of a limit, or in a pause, would hold the end off. */
+	vb_throttle_cancel(copy->throttle);
+}
+
+bool vb_copy_has_failed(struct vb_copy *copy, struct vb_error *error)
+{
+	pthread_mutex_lock(&copy->error_mutex);
+
+	bool has_error = copy->has_error;
+
+	if (has_error)
+		*error = copy->error;
+	pthread_mutex_unlock(&copy->error_mutex);
+	return has_error;
 }
 
 static bool claim_chunk(struct lane *lane, struct vb_chunk *chunk)
