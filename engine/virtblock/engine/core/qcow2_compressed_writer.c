@@ -318,7 +318,7 @@ static int write_tables(struct compressed_writer *self, struct vb_qcow2_new_head
 	for (uint64_t rank = 0; rank < self->layout.data_count; rank++)
 		if (atomic_load_explicit(&self->entries[rank], memory_order_relaxed) == VB_ENTRY_PENDING)
 			return vb_fail(error, VB_ERROR_INTERNAL, 0, self->base.file.path, -1, "A compressed cluster was not written");
-	if (vb_writer_sync(&self->base, error) || vb_qcow2_compressed_write_metadata(self, header, error))
+	if (vb_qcow2_compressed_write_metadata(self, header, error))
 		return -1;
 	return vb_writer_sync(&self->base, error);
 }
