@@ -155,7 +155,7 @@ type BlockJob struct {
 	EtaS int64 `protobuf:"varint,22,opt,name=eta_s,json=etaS,proto3" json:"eta_s,omitempty"`
 	// Whether our engine copies a running domain's disk in passes because the hypervisor cannot mirror it.
 	Fallback bool `protobuf:"varint,23,opt,name=fallback,proto3" json:"fallback,omitempty"`
-	// Whether the copy had to begin anew after a restart of the server, instead of going on with what was left.
+	// Whether the job had to begin anew after a restart of the server. False for one that went on from its journal.
 	Restarted bool `protobuf:"varint,24,opt,name=restarted,proto3" json:"restarted,omitempty"`
 	// The request_id of the call that started it. Empty: it gave none, or the job was found on the hypervisor.
 	RequestId string `protobuf:"bytes,25,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
@@ -169,7 +169,7 @@ type BlockJob struct {
 	ReadyTime *timestamppb.Timestamp `protobuf:"bytes,29,opt,name=ready_time,json=readyTime,proto3" json:"ready_time,omitempty"`
 	// When the job reached its final state. Absent before.
 	EndTime *timestamppb.Timestamp `protobuf:"bytes,30,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
-	// Digest of what was read, as "algorithm:hexadecimal". Empty: none was made.
+	// Digest of the disk as a copy read it, as "algorithm-hexadecimal". Empty: none was made (of a part, or with shared extents).
 	Digest        string `protobuf:"bytes,31,opt,name=digest,proto3" json:"digest,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

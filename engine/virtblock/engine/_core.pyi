@@ -223,6 +223,7 @@ class Copy:
         durable: bool = True,
         reflink: ReflinkMode = "auto",  # core/copy.h
         digest: bool = False,
+        digest_shared: bool = True,  # for it also read what was shared; else a copy that shares has none
         compression: Compression = "none",  # of a new qcow2
         compression_level: int = 0,  # zlib: 1 to 9; zstd: 1 to 22; 0: the method's default (6, 3)
         extended_l2: bool | None = None,  # new qcow2 with clusters of 16 KiB or more; None: the source's
@@ -231,6 +232,7 @@ class Copy:
         journal_path: str | None = None,
         resume: bool = False,
         journal_interval_s: float = 0.0,  # 0: two seconds or more, so that it takes little of the time
+        journal_stays: bool = False,
     ) -> Copy:
         """`bitmap`: a persistent bitmap of the source's top image; the destination is an earlier copy (`reuse`).
 
@@ -243,7 +245,8 @@ class Copy:
         when the copy is published. With `resume` the copy goes on from the journal that is there, and begins at the
         beginning when there is none that is whole (`is_resumed` tells). EngineError `changed`: an image of the source,
         the destination or an option is not what it was when the journal was begun; nothing was changed then. A kind of
-        destination that cannot be gone on with keeps no journal.
+        destination that cannot be gone on with keeps no journal. `journal_stays`: it is not removed when the copy is
+        published but says that nothing is left, so that a resume finds the destination complete; the caller removes it.
         """
 
     def run(self) -> None:
@@ -260,7 +263,7 @@ class Copy:
 
     @property
     def is_resumed(self) -> bool:
-        """Whether it went on from an earlier run's journal, once it is planned."""
+        """Whether it goes on from an earlier run's journal."""
 
     def cancel(self) -> None: ...
     def pause(self) -> None: ...
@@ -317,6 +320,7 @@ class Merge:
         journal_path: str | None = None,  # as for Copy
         resume: bool = False,
         journal_interval_s: float = 0.0,
+        journal_stays: bool = False,
     ) -> Merge:
         """What lies between `layers[0]` and `layers[base_index]` (None: everything below) moves into `layers[0]`.
 
@@ -342,6 +346,7 @@ class Merge:
         journal_path: str | None = None,  # as for Copy
         resume: bool = False,
         journal_interval_s: float = 0.0,
+        journal_stays: bool = False,
     ) -> Merge:
         """`layers[top_index:base_index]` move into `layers[base_index]`, which first grows to the top's size.
 
@@ -370,7 +375,7 @@ class Merge:
 
     @property
     def is_resumed(self) -> bool:
-        """Whether it went on from an earlier run's journal, once it is planned."""
+        """Whether it goes on from an earlier run's journal."""
 
     def cancel(self) -> None: ...
     def pause(self) -> None: ...

@@ -285,6 +285,8 @@ cdef extern from "copy.h" nogil:
         uint32_t lane_count
         c_bool check_space
         const char *journal_path
+        c_bool journal_stays
+        c_bool digest_shared
         c_bool resume
         uint32_t journal_interval_ms
         c_bool digest

@@ -147,7 +147,7 @@ cdef int _check_backing(Chain source, format, mode, bint reuse, backing_path, ba
     return 0
 
 
-cdef bytes _journal_options(vb_copy_options *options, object path, bint resume, object interval_s):
+cdef bytes _journal_options(vb_copy_options *options, object path, bint resume, object interval_s, bint stays):
     """Fills in the journal; the result holds the name that `options` points to."""
     if path is None:
         if resume:
@@ -159,6 +159,7 @@ cdef bytes _journal_options(vb_copy_options *options, object path, bint resume, 
         raise _invalid(f"journal_interval_s must lie between 0 and {_JOURNAL_INTERVAL_MAX_S}, not {interval_s}")
     options.journal_path = name
     options.resume = resume
+    options.journal_stays = stays
     options.journal_interval_ms = <uint32_t>(seconds * 1000)
     if seconds > 0 and options.journal_interval_ms == 0:
         options.journal_interval_ms = 1
@@ -197,9 +198,9 @@ cdef class Copy:
         self, Chain source not None, destination_path, destination_format, PathPolicy policy not None, *,
         mode="full", bint reuse=False, backing_path=None, backing_format=None, cluster_size_bytes=0,
         bandwidth_bytes_per_s=0, granule_bytes=0, lane_count=0, bint check_space=True, bint durable=True,
-        reflink="auto", bint digest=False, compression="none", compression_level=0, bitmap=None, extended_l2=None,
+        reflink="auto", bint digest=False, bint digest_shared=True, compression="none", compression_level=0, bitmap=None, extended_l2=None,
         preallocation="off",
-        journal_path=None, bint resume=False, journal_interval_s=0.0,
+        journal_path=None, bint resume=False, journal_interval_s=0.0, bint journal_stays=False,
     ):
         self._mutex = allocate_lock()
         cdef vb_copy_options options
@@ -210,7 +211,8 @@ cdef class Copy:
         options.lane_count = _within(lane_count, "lane_count", 0, _LANE_COUNT_MAX)
         options.check_space = check_space
         options.digest = digest
-        journal_name = _journal_options(&options, journal_path, resume, journal_interval_s)
+        options.digest_shared = digest_shared
+        journal_name = _journal_options(&options, journal_path, resume, journal_interval_s, journal_stays)
         options.reflink = <vb_reflink>_reflink_number(reflink)
         name = None if bitmap is None else _bitmap_name(bitmap)
         if name is not None:
@@ -296,7 +298,7 @@ cdef class Copy:
 
     @property
     def is_resumed(self):
-        """Whether the copy went on from an earlier run's journal."""
+        """Whether the copy goes on from an earlier run's journal."""
         with self._mutex:
             self._check_open()
             return vb_copy_is_resumed(self._copy)

@@ -23,7 +23,7 @@ cdef class Merge:
     def pull(
         layers, PathPolicy policy not None, *, bint terminated=False, base_index=None, backing_path=None,
         bandwidth_bytes_per_s=0, granule_bytes=0, lane_count=0, bint durable=True, journal_path=None,
-        bint resume=False, journal_interval_s=0.0,
+        bint resume=False, journal_interval_s=0.0, bint journal_stays=False,
     ):
         """What lies between the top and the base moves into the top, whose backing file then is the base, or none."""
         cdef vb_merge_request request
@@ -31,7 +31,7 @@ cdef class Merge:
         request.span.base_index = <size_t>-1 if base_index is None else _layer_index(base_index, "base_index")
         request.durable = durable
         cdef vb_copy_options options = _merge_options(bandwidth_bytes_per_s, granule_bytes, lane_count)
-        journal_name = _journal_options(&options, journal_path, resume, journal_interval_s)
+        journal_name = _journal_options(&options, journal_path, resume, journal_interval_s, journal_stays)
         if base_index is None and backing_path is not None:
             raise _invalid("backing_path without base_index: the top will have no backing file")
         return _open_merge(layers, policy, terminated, &request, backing_path, &options)
@@ -40,7 +40,7 @@ cdef class Merge:
     def commit(
         layers, PathPolicy policy not None, *, bint terminated=False, top_index, base_index, backing_path=None,
         bandwidth_bytes_per_s=0, granule_bytes=0, lane_count=0, bint durable=True, journal_path=None,
-        bint resume=False, journal_interval_s=0.0,
+        bint resume=False, journal_interval_s=0.0, bint journal_stays=False,
     ):
         """`layers[top_index:base_index]` move into `layers[base_index]`, which the image above them then has as its backing file."""
         cdef vb_merge_request request
@@ -50,7 +50,7 @@ cdef class Merge:
         request.span.base_index = _layer_index(base_index, "base_index")
         request.durable = durable
         cdef vb_copy_options options = _merge_options(bandwidth_bytes_per_s, granule_bytes, lane_count)
-        journal_name = _journal_options(&options, journal_path, resume, journal_interval_s)
+        journal_name = _journal_options(&options, journal_path, resume, journal_interval_s, journal_stays)
         if request.span.top_index == 0 and backing_path is not None:
             raise _invalid("backing_path with top_index 0: no image lies above the top")
         return _open_merge(layers, policy, terminated, &request, backing_path, &options)
@@ -99,7 +99,7 @@ cdef class Merge:
 
     @property
     def is_resumed(self):
-        """Whether the merge went on from an earlier run's journal."""
+        """Whether the merge goes on from an earlier run's journal."""
         with self._mutex:
             return vb_copy_is_resumed(self._copy())
 

@@ -43,6 +43,7 @@ from virtblock.server.core.events import DomainEvents, EventLog
 from virtblock.server.core.jobs import JobRegistry
 from virtblock.server.core.store import Store
 from virtblock.server.drivers.embedded import EmbeddedDriver
+from virtblock.server.drivers.offline.journals import Journals
 from virtblock.server.listeners import StartRefused, lock_socket, lock_state_dir, remove_socket
 from virtblock.server.rpc.callers import CallerRule, Transport
 from virtblock.server.rpc.server import BindFailed, ListenerServer, ListenerSpec, stop_all
@@ -50,6 +51,7 @@ from virtblock.server.rpc.servicing import Floor
 from virtblock.server.rpc.tls import ServerTls, TlsFiles, TlsUnusable
 
 DATABASE_NAME = "virtblock.db"
+JOURNALS_NAME = "jobs"
 # As libvirt's: the group that the daemon runs in may change things, everybody may look.
 _READ_WRITE_MODE = 0o660
 _READ_ONLY_MODE = 0o666
@@ -67,6 +69,7 @@ class DriverParts:
     events: EventLog
     policy: PathPolicy
     config: Config
+    journals: Journals
 
 
 DriverFactory = Callable[[DriverParts], object]
@@ -81,6 +84,7 @@ def make_embedded_driver(parts: DriverParts) -> object:
         parts.policy,
         strict_libvirt=parts.config.strict_libvirt,
         uri=parts.uri,
+        journals=parts.journals,
     )
 
 
@@ -92,7 +96,13 @@ def make_libvirt_driver(parts: DriverParts) -> object:
         detail = f"--connection '{parts.uri}' needs libvirt-python (pip install 'virtblock[libvirt]'): {error}"
         raise ConfigInvalid(detail) from error
     return LibvirtDriver(
-        parts.uri, parts.store, parts.jobs, parts.events, parts.policy, strict_libvirt=parts.config.strict_libvirt
+        parts.uri,
+        parts.store,
+        parts.jobs,
+        parts.events,
+        parts.policy,
+        strict_libvirt=parts.config.strict_libvirt,
+        journals=parts.journals,
     )
 
 
@@ -207,9 +217,11 @@ class Daemon:
         events = EventLog(store)
         jobs = JobRegistry(store, events)
         policy = PathPolicy([str(folder) for folder in self.config.allow_path])
+        journals = Journals(self.config.state_dir / JOURNALS_NAME)
+        journals.sweep({job.job_id for job in jobs.list_active()})
         for uri in self.config.connection:
             factory = self._driver_factories[hypervisor_of(uri)]
-            parts = DriverParts(uri, store, jobs, events, policy, self.config)
+            parts = DriverParts(uri, store, jobs, events, policy, self.config, journals)
             self._drivers.append(cast(Driver, factory(parts)))
         connections = Connections(self._drivers)
         return Floor(

@@ -36,6 +36,7 @@ static int copy_chain(const struct copy_request *request, const struct vb_policy
 		.resume = request->resume,
 		.journal_interval_ms = request->journal_interval_ms,
 		.digest = request->digest != NULL,
+		.digest_shared = true,
 		.bitmap_name = request->bitmap_name,
 	};
 	struct vb_writer *writer = vb_copy_open_destination(policy, &spec, chain, &options, error);

@@ -16,8 +16,9 @@ from virtblock.server.core.model import BlockJobEvent, Domain, JobState
 from virtblock.server.core.store import Store
 from virtblock.server.drivers.embedded import EmbeddedDriver
 from virtblock.server.drivers.offline.domain_xml import element_of
+from virtblock.server.drivers.offline.journals import Journals
 
-WAIT_S = 20.0
+WAIT_S = 60.0
 UUID = "11111111-1111-1111-1111-111111111111"
 
 
@@ -64,7 +65,7 @@ class House:
         self.store = Store(self._path)
         self.events = EventLog(self.store)
         self.jobs: Any = JobRegistry(self.store, self.events)
-        options = {"policy": PathPolicy()} | self._options
+        options: dict[str, Any] = {"policy": PathPolicy(), "journals": Journals(self.folder / "jobs")} | self._options
         self.driver = EmbeddedDriver(self.store, self.jobs, DomainEvents(self.events), **options)
         self.driver.open()
 
@@ -112,6 +113,14 @@ class House:
             assert not job.state.is_final, f"{job.state}: {job.reason}"
             assert time.monotonic() < deadline, f"still {job.state}"
             time.sleep(0.01)
+
+    def hold(self, job_id: str) -> None:
+        """Pauses a job that has moved something, so that it cannot come to its end."""
+        deadline = time.monotonic() + WAIT_S
+        while not self.jobs.get(job_id).progress.copied_bytes:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        self.driver.block_job_pause(job_id)
 
     def wait_ready(self, job_id: str) -> Any:
         return self.wait(job_id, JobState.READY)

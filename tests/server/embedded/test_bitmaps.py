@@ -59,7 +59,26 @@ def _earlier_copy(house: House, domain: Domain, destination: Path, flags: int = 
     house.driver.domain_block_job_abort(domain, "vda", 0)
 
 
-def test_a_restart_makes_a_whole_copy_of_a_flat_one(
+@pytest.mark.parametrize("flags", [0, SHALLOW], ids=["flat", "shallow"])
+def test_a_restart_goes_on(
+    house: House, domain: Domain, chain: Any, qemu_img: Any, qemu_io: Any, tmp_path: Path, flags: int
+) -> None:
+    """The journal says that nothing was written meanwhile, so the bitmap still says what is to do."""
+    destination = tmp_path / "copy.qcow2"
+    _earlier_copy(house, domain, destination, 8 | flags)
+    qemu_io(chain.top, "qcow2", "write -P 1 0 8M")
+    job_id = _incremental(house, domain, destination, flags, bandwidth=MIB)
+    house.hold(job_id)
+    house.restart()
+    assert not house.jobs.get(job_id).is_restarted
+    house.driver.domain_block_job_set_speed(domain, "vda", 0, 0)
+    house.driver.block_job_resume(job_id)
+    assert house.wait_ready(job_id).progress.total_bytes == 8 * MIB
+    house.driver.domain_block_job_abort(domain, "vda", 0)
+    assert qemu_img.is_same(destination, "qcow2", chain.top, "qcow2")
+
+
+def test_a_source_that_was_written_meanwhile_fails_it(
     house: House, domain: Domain, chain: Any, qemu_img: Any, qemu_io: Any, tmp_path: Path
 ) -> None:
     """Nobody watched the bitmap while the server was down."""
@@ -67,7 +86,27 @@ def test_a_restart_makes_a_whole_copy_of_a_flat_one(
     _earlier_copy(house, domain, destination)
     qemu_io(chain.top, "qcow2", "write -P 1 0 8M")
     job_id = _incremental(house, domain, destination, bandwidth=MIB)
+    _wait_until_marked(destination)
     house.stop()
+    qemu_io(chain.top, "qcow2", "write -P 2 20M 64k")
+    house.start()
+    job = house.jobs.get(job_id)
+    assert job.state is JobState.FAILED
+    assert str(chain.top) in job.reason
+    assert "when the job was begun and has" in job.reason
+
+
+def test_without_a_journal_a_flat_one_becomes_whole(
+    house: House, domain: Domain, chain: Any, qemu_img: Any, qemu_io: Any, tmp_path: Path
+) -> None:
+    """Whatever was written meanwhile is copied too."""
+    destination = tmp_path / "copy.qcow2"
+    _earlier_copy(house, domain, destination)
+    qemu_io(chain.top, "qcow2", "write -P 1 0 8M")
+    job_id = _incremental(house, domain, destination, bandwidth=MIB)
+    _wait_until_marked(destination)
+    house.stop()
+    (house.folder / "jobs" / f"{job_id}.journal").unlink()
     # What the bitmap does not know of.
     qemu_io(chain.top, "qcow2", "write -P 2 20M 64k")
     qemu_img("bitmap", "--clear", chain.top, "b")
@@ -80,7 +119,7 @@ def test_a_restart_makes_a_whole_copy_of_a_flat_one(
     assert qemu_img.is_same(destination, "qcow2", chain.top, "qcow2")
 
 
-def test_a_shallow_one_that_broke_off_fails(
+def test_without_a_journal_a_shallow_one_that_broke_off_fails(
     house: House, domain: Domain, chain: Any, qemu_img: Any, qemu_io: Any, tmp_path: Path
 ) -> None:
     destination = tmp_path / "copy.qcow2"
@@ -88,7 +127,9 @@ def test_a_shallow_one_that_broke_off_fails(
     qemu_io(chain.top, "qcow2", "write -P 1 0 8M")
     job_id = _incremental(house, domain, destination, SHALLOW, bandwidth=MIB)
     _wait_until_marked(destination)
-    house.restart()
+    house.stop()
+    (house.folder / "jobs" / f"{job_id}.journal").unlink()
+    house.start()
     job = house.jobs.get(job_id)
     assert job.state is JobState.FAILED
     assert "unfinished copy, which lacks more than a bitmap knows" in job.reason

@@ -34,7 +34,8 @@ class Stage:
         self.layer = SimpleNamespace(path=str(top), format="qcow2", is_block_device=False, data_file=None)
         self.opening, self.running = threading.Event(), threading.Event()
         self.go_open, self.go_run = threading.Event(), threading.Event()
-        self.is_cancelled = False
+        self.is_cancelled = self.is_resumed = False
+        self.digest = ""
         self.open_failure = None
         self.open_count = 0
         self.moved_bytes = 0
@@ -80,6 +81,9 @@ class Stage:
         self.is_cancelled = True
         self.go_run.set()
 
+    def keep_unfinished(self, keeps: bool) -> None:
+        pass
+
     def pause(self) -> None:
         pass
 
@@ -100,6 +104,7 @@ class Stage:
             remaining_bytes=4 * MIB - moved_bytes,
             written_bytes=moved_bytes,
             zero_bytes=0,
+            resumed_bytes=0,
         )
 
 

@@ -38,7 +38,7 @@ class Stage:
         self.run_failure: EngineError | None = None
         self.changes_reference = True
         self.ignores_cancel = False
-        self.is_cancelled = False
+        self.is_cancelled = self.is_resumed = False
         self.is_open = False
 
     @property
@@ -78,6 +78,7 @@ class Stage:
             self.is_cancelled = True
             self.go_run.set()
 
+    def keep_unfinished(self, keeps: bool) -> None: ...
     def pause(self) -> None: ...
     def resume(self) -> None: ...
     def set_bandwidth(self, bytes_per_s: int) -> None: ...
@@ -87,7 +88,13 @@ class Stage:
 
     def progress(self) -> Any:
         return SimpleNamespace(
-            size_bytes=4 * MIB, total_bytes=MIB, moved_bytes=MIB, remaining_bytes=0, written_bytes=MIB, zero_bytes=0
+            size_bytes=4 * MIB,
+            total_bytes=MIB,
+            moved_bytes=MIB,
+            remaining_bytes=0,
+            written_bytes=MIB,
+            zero_bytes=0,
+            resumed_bytes=0,
         )
 
     def close(self) -> None:
@@ -358,7 +365,7 @@ def test_closing_while_it_runs_parks_it(it: Scene, kind: str) -> None:
     it.house.start()
     it.stage.go_run.set()
     state = JobState.READY if kind == "active commit" else JobState.COMPLETED
-    assert it.house.wait(job_id, state).is_restarted
+    assert it.house.wait(job_id, state).is_restarted == (kind != "pull")
 
 
 def test_files_that_delete_must_not_touch(it: Scene) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from server.embedded.house import House, disk_xml
 
+from virtblock.engine import Chain, PathPolicy, digest
 from virtblock.server.core.errors import VirError
 from virtblock.server.core.model import Domain, JobState
 
@@ -32,19 +33,63 @@ def domain(house: House, chain: Any) -> Any:
     return house.define(disk_xml(chain.top))
 
 
-def test_running_copy_begins_anew(house: House, domain: Domain, chain: Any, qemu_img: Any, tmp_path: Path) -> None:
+def test_running_copy_goes_on(house: House, domain: Domain, chain: Any, qemu_img: Any, tmp_path: Path) -> None:
     destination = tmp_path / "copy.qcow2"
     job_id = house.rebase(domain, destination, bandwidth=1)
+    house.hold(job_id)
+    inode = destination.with_name("copy.qcow2.virtblock-partial").stat().st_ino
     house.restart()
     job = house.jobs.get(job_id)
-    assert (job.state, job.is_restarted, job.bandwidth_bytes_per_s) == (JobState.RUNNING, True, MIB)
-    assert "began anew" in job.reason
+    assert (job.state, job.is_restarted, job.bandwidth_bytes_per_s) == (JobState.RUNNING, False, MIB)
+    assert "goes on" in job.reason
     house.driver.domain_block_job_set_speed(domain, "vda", 0, 0)
-    house.wait_ready(job_id)
+    house.driver.block_job_resume(job_id)
+    job = house.wait_ready(job_id)
+    assert destination.stat().st_ino == inode
+    with Chain([(str(chain.top), "qcow2")], PathPolicy()) as source:
+        assert job.digest == digest(source)
+    assert list((house.folder / "jobs").iterdir()) == []
     house.driver.domain_block_job_abort(domain, "vda", PIVOT)
     assert qemu_img.is_same(destination, "qcow2", chain.top, "qcow2")
     assert not list(tmp_path.glob("*partial*"))
     assert [status for _, _, _, status in house.block_events()] == [3, 3, 0, 0]
+
+
+def test_without_a_journal_a_copy_begins_anew(
+    make_house: Callable[..., House], chain: Any, qemu_img: Any, tmp_path: Path
+) -> None:
+    house = make_house()
+    domain = house.define(disk_xml(chain.top))
+    job_id = house.rebase(domain, tmp_path / "copy.qcow2", bandwidth=1)
+    house.hold(job_id)
+    house.stop()
+    (house.folder / "jobs" / f"{job_id}.journal").unlink()
+    house.start()
+    job = house.jobs.get(job_id)
+    assert (job.state, job.is_restarted) == (JobState.RUNNING, True)
+    assert "began anew" in job.reason
+    house.driver.domain_block_job_set_speed(domain, "vda", 0, 0)
+    house.driver.block_job_resume(job_id)
+    house.wait_ready(job_id)
+    house.driver.domain_block_job_abort(domain, "vda", 0)
+    assert qemu_img.is_same(tmp_path / "copy.qcow2", "qcow2", chain.top, "qcow2")
+
+
+def test_a_source_that_was_written_meanwhile_fails_the_job(
+    house: House, domain: Domain, chain: Any, qemu_io: Any, tmp_path: Path
+) -> None:
+    """What is there and what would follow do not belong together."""
+    job_id = house.rebase(domain, tmp_path / "copy.qcow2", bandwidth=1)
+    house.hold(job_id)
+    house.stop()
+    qemu_io(chain.top, "qcow2", "write -P 1 0 64k")
+    house.start()
+    job = house.jobs.get(job_id)
+    assert (job.state, job.error.number) == (JobState.FAILED, 9)
+    assert str(chain.top) in job.reason
+    assert "was modified after the job was begun" in job.reason
+    assert not list(tmp_path.glob("*partial*"))
+    assert list((house.folder / "jobs").iterdir()) == []
 
 
 def test_paused_copy_stays_paused(house: House, domain: Domain, tmp_path: Path) -> None:
@@ -198,8 +243,10 @@ def test_published_before_it_could_be_said(
     assert house.jobs.get(job_id).state is JobState.RUNNING
     inode = destination.stat().st_ino
     house.restart()
-    job = house.jobs.get(job_id)
-    assert (job.state, job.is_restarted, job.progress.cur) == (JobState.READY, False, job.progress.end)
+    job = house.wait_ready(job_id)
+    assert (job.is_restarted, job.progress.cur) == (False, job.progress.end)
+    with Chain([(str(chain.top), "qcow2")], PathPolicy()) as source:
+        assert job.digest == digest(source)
     assert destination.stat().st_ino == inode
     house.driver.domain_block_job_abort(domain, "vda", PIVOT)
     assert qemu_img.is_same(destination, "qcow2", chain.top, "qcow2")
@@ -213,7 +260,7 @@ def test_partial_file_of_a_killed_process_is_removed(house: House, domain: Domai
     keep = tmp_path / "keep"
     os.link(partial, keep)
     house.driver.close()
-    os.rename(keep, partial)  # close removed it, a kill would not have
+    os.replace(keep, partial)  # close may have removed it, a kill would not have
     house.jobs.transition(job_id, JobState.ABORTING)
     house.store.close()
     house.start()
@@ -277,7 +324,8 @@ def test_killed_process(
     assert job_id.startswith("vb-")
     house = make_house(folder=folder)
     job = house.jobs.get(job_id)
-    assert (job.state, job.is_restarted) == (state, state is JobState.RUNNING)
+    assert job.state is state
+    assert job.is_restarted == ("began anew" in job.reason)
     (domain,) = house.driver.list_all_domains(0)
     house.driver.domain_block_job_set_speed(domain, "vda", 0, 0)
     house.wait_ready(job_id)

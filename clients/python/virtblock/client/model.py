@@ -290,7 +290,7 @@ class BlockJob:
     fallback: bool
     """Whether a running domain's disk is copied in passes because the hypervisor cannot mirror it."""
     restarted: bool
-    """Whether the copy had to begin anew after a restart of the server."""
+    """Whether the job had to begin anew after a restart of the server; not if it went on from its journal."""
     request_id: str
     """The request_id of the call that started it, or empty."""
     principal: str
@@ -304,7 +304,7 @@ class BlockJob:
     end_time: datetime | None
     """When the job reached its final state."""
     digest: str
-    """Digest of what was read, as "algorithm:hexadecimal", or empty."""
+    """Digest of the disk as a copy read it, as "algorithm-hexadecimal", or empty."""
 
     @property
     def is_final(self) -> bool:

@@ -38,8 +38,12 @@ struct vb_copy_options {
 	bool resume;                      /* go on from the journal that is there; from the beginning if there is none */
 	uint32_t journal_interval_ms;     /* 0: two seconds or more, so that it takes little of the time */
 	enum vb_journal_kind journal_kind;
+	bool journal_stays;               /* a good end leaves the journal, which says that nothing is left: the caller removes it when it has
+					   * recorded the end. Until then a resume finds the destination complete. */
+	size_t journal_first_layer;       /* layers above it are not read, and may have been changed; 0 for a copy */
 	uint64_t journal_salt;            /* what else must be the same to go on; 0 for a copy */
 	bool digest;                      /* compute the digest of what is read; a copy of the top image alone has none, nor has one by a bitmap */
+	bool digest_shared;               /* for it also read what was shared; else a copy that shares has none */
 	/* NULL: everything. Else the name of a persistent bitmap of the source's top image: only granules that it marks become on the
 	 * destination, an earlier copy, what the chain reads there, in either mode (a dirty granule that the top does not hold was given
 	 * up there since, and what the destination still has must go); all others stay untouched. Used by vb_copy_new alone. */
@@ -82,7 +86,7 @@ void vb_copy_cancel(struct vb_copy *copy);
 void vb_copy_pause(struct vb_copy *copy);
 /* Whether a copy that does not end well leaves its partial file and its journal, to be gone on with; at first it does not. */
 void vb_copy_keep_unfinished(struct vb_copy *copy, bool keeps);
-/* Whether the copy goes on from an earlier run's journal, once it is planned. */
+/* Whether the copy goes on from an earlier run's journal. */
 bool vb_copy_is_resumed(const struct vb_copy *copy);
 void vb_copy_resume(struct vb_copy *copy);
 void vb_copy_set_bandwidth(struct vb_copy *copy, uint64_t bandwidth_bytes_per_s);

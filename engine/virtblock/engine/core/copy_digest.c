@@ -14,7 +14,7 @@
 int vb_copy_open_digest(struct vb_copy *copy, struct vb_error *error)
 {
 	copy->has_digest = copy->options.digest && copy->options.mode == VB_PLAN_FULL && !copy->is_incremental;
-	if (!copy->has_digest || copy->options.reflink == VB_REFLINK_NEVER || copy->destination->share_block_bytes == 0)
+	if (!copy->has_digest || !copy->options.digest_shared || copy->options.reflink == VB_REFLINK_NEVER || copy->destination->share_block_bytes == 0)
 		return 0;
 	copy->shared = vb_bitmap_new(copy->size_bytes, copy->options.granule_bytes, error);
 	return copy->shared ? 0 : -1;

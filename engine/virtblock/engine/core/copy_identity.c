@@ -74,16 +74,16 @@ static int identify_file(const struct vb_file *file, struct vb_journal_layer *la
 	return result;
 }
 
-/* `is_written`: the job itself changes all but which file it is. */
-static int identify_layer(const struct vb_layer *layer, bool is_written, struct vb_journal_layer *identity, struct vb_error *error)
+/* `may_change`: all but which file it is. */
+static int identify_layer(const struct vb_layer *layer, bool may_change, struct vb_journal_layer *identity, struct vb_error *error)
 {
 	const struct vb_file *file = vb_layer_file(layer), *data_file = vb_layer_data_file(layer);
 	struct vb_journal_layer of_data = {0};
 
 	identity->inode = file->inode;
-	if (!is_written && identify_file(file, identity, error))
+	if (!may_change && identify_file(file, identity, error))
 		return -1;
-	if (data_file == file)
+	if (may_change || data_file == file)
 		return 0;
 	if (identify_file(data_file, &of_data, error))
 		return -1;
@@ -110,9 +110,9 @@ int vb_copy_identify(const struct vb_copy *copy, struct vb_journal_identity *ide
 		identity->plan = mark_plan(copy->plan);
 	for (size_t index = 0; index < identity->layer_count; index++) {
 		const struct vb_layer *layer = vb_chain_layer(copy->source, index);
-		bool is_written = vb_file_is_same(vb_layer_file(layer), destination);
+		bool may_change = index < copy->options.journal_first_layer || vb_file_is_same(vb_layer_file(layer), destination);
 
-		if (identify_layer(layer, is_written, &identity->layers[index], error))
+		if (identify_layer(layer, may_change, &identity->layers[index], error))
 			return -1;
 	}
 	return 0;

@@ -56,13 +56,19 @@ struct vb_copy_journal {
 	bool stop;            /* under the mutex */
 };
 
-/* Begins anew: what the journal says is of no file that is there. */
-static void drop_found(struct vb_copy_journal *journal)
+static void discard(struct vb_copy_journal *journal)
 {
 	vb_journal_close(journal->file);
 	journal->file = NULL;
-	journal->is_found = false;
+	journal->has_state = false;
 	vb_journal_remove(&journal->place);
+}
+
+/* Begins anew: what the journal says is of no file that is there. */
+static void drop_found(struct vb_copy_journal *journal)
+{
+	discard(journal);
+	journal->is_found = false;
 }
 
 /* A reused destination that lost its mark is complete, or is somebody else's now. Of a copy by a bitmap the journal comes first, so it may
@@ -118,6 +124,38 @@ bool vb_copy_has_found(const struct vb_copy *copy)
 	return copy->journal && copy->journal->is_found;
 }
 
+/* Whether the journal that is there is this job's and of use: else CHANGED, or the copy begins anew. */
+static int examine_found(struct vb_copy *copy, struct vb_error *error)
+{
+	struct vb_copy_journal *journal = copy->journal;
+	struct vb_digest_sum sum;
+	bool is_complete;
+	int found;
+
+	/* Its partial file is gone: PATH is empty, and there is nothing that could be taken for a part of the copy. */
+	if (copy->destination->is_fresh && !copy->destination->spec.reuse) {
+		drop_found(journal);
+		return 0;
+	}
+	if (vb_copy_identify(copy, &journal->now, error))
+		return -1;
+	if (copy->destination->published) {
+		if (vb_copy_check_sources(copy, vb_journal_identity(journal->file), &journal->now, error))
+			return -1;
+	} else if (vb_copy_check_identity(copy, vb_journal_identity(journal->file), &journal->now, error)) {
+		return forget_merged(copy);
+	} else if (check_marked(copy, error)) {
+		return -1;
+	}
+	if (!journal->is_found)
+		return 0;
+	found = vb_journal_read_end(journal->file, &sum, &is_complete, error);
+	if (found == 0)
+		drop_found(journal);
+	atomic_store(&copy->is_resumed, found == 1);
+	return found < 0 ? -1 : 0;
+}
+
 int vb_copy_open_journal(struct vb_copy *copy, struct vb_error *error)
 {
 	pthread_condattr_t monotonic;
@@ -148,18 +186,7 @@ int vb_copy_open_journal(struct vb_copy *copy, struct vb_error *error)
 	}
 	found = vb_journal_open(&journal->place, &journal->file, error);
 	journal->is_found = found == 1;
-	if (found != 1)
-		return found;
-	if (vb_copy_identify(copy, &journal->now, error))
-		return -1;
-	if (copy->destination->published)
-		return vb_copy_check_sources(copy, vb_journal_identity(journal->file), &journal->now, error);
-	/* Its partial file is gone: PATH is empty, and there is nothing that could be taken for a part of the copy. */
-	if (copy->destination->is_fresh && !copy->destination->spec.reuse)
-		return 0;
-	if (vb_copy_check_identity(copy, vb_journal_identity(journal->file), &journal->now, error))
-		return forget_merged(copy);
-	return check_marked(copy, error);
+	return found == 1 ? examine_found(copy, error) : found;
 }
 
 void vb_copy_close_journal(struct vb_copy *copy)
@@ -218,7 +245,6 @@ static void take_state(struct vb_copy *copy)
 		copy->destination->ops->load_state(copy->destination, journal->state.written);
 	copy->digest_sum = journal->state.sum;
 	copy->has_digest = vb_journal_identity(journal->file)->has_digest;
-	atomic_store(&copy->is_resumed, true);
 	atomic_store(&copy->resumed_bytes, before_bytes - vb_bitmap_dirty_bytes(copy->bitmap));
 	atomic_store(&copy->durable_bytes, atomic_load(&copy->resumed_bytes));
 }
@@ -244,7 +270,6 @@ int vb_copy_begin_journal(struct vb_copy *copy, struct vb_error *error)
 int vb_copy_restore(struct vb_copy *copy, struct vb_error *error)
 {
 	struct vb_copy_journal *journal = copy->journal;
-	int found;
 
 	if (!journal)
 		return 0;
@@ -252,19 +277,9 @@ int vb_copy_restore(struct vb_copy *copy, struct vb_error *error)
 		return -1;
 	if (!journal->is_found)
 		return 0;
-	if (copy->destination->is_fresh && !copy->destination->spec.reuse) {
-		drop_found(journal);
-		return 0;
-	}
-	if (vb_copy_check_identity(copy, vb_journal_identity(journal->file), &journal->now, error))
+	if (vb_copy_check_identity(copy, vb_journal_identity(journal->file), &journal->now, error) ||
+	    vb_journal_read(journal->file, &journal->state, error) < 0)
 		return -1;
-	found = vb_journal_read(journal->file, &journal->state, error);
-	if (found < 0)
-		return -1;
-	if (found == 0) {
-		drop_found(journal);
-		return 0;
-	}
 	journal->is_found = false;
 	journal->has_state = true;
 	take_state(copy);
@@ -282,7 +297,8 @@ int vb_copy_take_published(struct vb_copy *copy, struct vb_error *error)
 	if (vb_journal_read_end(journal->file, &copy->digest_sum, &is_complete, error) < 0)
 		return -1;
 	copy->has_digest = is_complete && vb_journal_identity(journal->file)->has_digest;
-	drop_found(journal);
+	if (!copy->options.journal_stays)
+		drop_found(journal);
 	return 0;
 }
 
@@ -292,6 +308,7 @@ static void write_state(struct vb_copy *copy)
 	struct vb_copy_journal *journal = copy->journal;
 	struct vb_error ignored;
 
+	journal->now.has_digest = copy->has_digest;   /* sharing may have ended it */
 	if (!journal->file)
 		journal->file = vb_journal_create(&journal->place, &journal->now, journal->state.todo_count, journal->state.written_count,
 						  &ignored);
@@ -401,7 +418,16 @@ void vb_copy_stop_journal(struct vb_copy *copy)
 
 int vb_copy_seal_journal(struct vb_copy *copy, struct vb_error *error)
 {
-	return copy->journal && copy->journal->has_state ? record(copy, error) : 0;
+	struct vb_copy_journal *journal = copy->journal;
+
+	if (!journal || (!journal->has_state && !copy->options.journal_stays))
+		return 0;
+	if (record(copy, error))
+		return -1;
+	/* What it said before would be wrong of a destination that is complete. */
+	if (journal->recorded_count != 0 || !journal->has_state)
+		discard(journal);
+	return 0;
 }
 
 void vb_copy_settle_journal(struct vb_copy *copy, bool is_published)
@@ -416,9 +442,6 @@ void vb_copy_settle_journal(struct vb_copy *copy, bool is_published)
 	if (keeps && journal->has_begun && !journal->has_failed)
 		record(copy, &ignored);
 	copy->destination->keeps_unfinished = keeps && journal->has_state;
-	if (copy->destination->keeps_unfinished)
-		return;
-	vb_journal_close(journal->file);
-	journal->file = NULL;
-	vb_journal_remove(&journal->place);
+	if (!copy->destination->keeps_unfinished && !(is_published && copy->options.journal_stays))
+		discard(journal);
 }

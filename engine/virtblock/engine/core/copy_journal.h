@@ -28,7 +28,7 @@ int vb_copy_take_published(struct vb_copy *copy, struct vb_error *error);
 /* A thread of its own makes what was moved durable and records it, from time to time. A checkpoint that fails ends the copy. */
 void vb_copy_start_journal(struct vb_copy *copy);
 void vb_copy_stop_journal(struct vb_copy *copy);
-/* Before publish: records that nothing is left, if the copy lived long enough to have a journal. */
+/* Before publish: records that nothing is left, if the copy lived long enough to have a journal, or the journal is to stay. */
 int vb_copy_seal_journal(struct vb_copy *copy, struct vb_error *error);
 /* Afterwards: the journal goes, or stays with what was moved so far. */
 void vb_copy_settle_journal(struct vb_copy *copy, bool is_published);

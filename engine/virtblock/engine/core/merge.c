@@ -277,6 +277,7 @@ static int open_all(struct vb_merge *merge, const struct vb_policy *policy, cons
 	own.check_space = false;
 	own.reflink = VB_REFLINK_NEVER;
 	own.journal_kind = merge->span.is_commit ? VB_JOURNAL_COMMIT : VB_JOURNAL_PULL;
+	own.journal_first_layer = merge->span.is_commit ? merge->span.top_index : 0;
 	own.journal_salt = (uint64_t)merge->span.top_index << 32 | merge->span.base_index;
 	if (open_chain(merge, policy, specs, spec_count, terminated, error) || open_writer(merge, policy, error) ||
 	    prepare_reference(merge, policy, backing_path, error))

@@ -89,6 +89,8 @@ static int share_extent(struct sharing *sharing, const struct vb_extent *extent,
 		vb_bitmap_clear(copy->bitmap, start_bytes, length_bytes);
 		if (copy->shared)
 			vb_bitmap_set(copy->shared, start_bytes, length_bytes);
+		else
+			copy->has_digest = false;
 		atomic_fetch_add_explicit(&copy->shared_bytes, length_bytes, memory_order_relaxed);
 		start_bytes += length_bytes;
 	}

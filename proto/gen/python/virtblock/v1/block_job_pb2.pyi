@@ -157,13 +157,13 @@ class BlockJob(google.protobuf.message.Message):
     fallback: builtins.bool
     """Whether our engine copies a running domain's disk in passes because the hypervisor cannot mirror it."""
     restarted: builtins.bool
-    """Whether the copy had to begin anew after a restart of the server, instead of going on with what was left."""
+    """Whether the job had to begin anew after a restart of the server. False for one that went on from its journal."""
     request_id: builtins.str
     """The request_id of the call that started it. Empty: it gave none, or the job was found on the hypervisor."""
     principal: builtins.str
     """Who started it, as authentication named the caller. Empty: not known."""
     digest: builtins.str
-    """Digest of what was read, as "algorithm:hexadecimal". Empty: none was made."""
+    """Digest of the disk as a copy read it, as "algorithm-hexadecimal". Empty: none was made (of a part, or with shared extents)."""
     @property
     def domain(self) -> virtblock.v1.common_pb2.Domain:
         """The domain as it was when the job's last state was recorded."""

@@ -25,6 +25,7 @@ from virtblock.server.core.store import Store
 from virtblock.server.drivers.embedded import capabilities, definitions, images, snapshots
 from virtblock.server.drivers.offline import bitmaps, block_jobs, disks, guards, job_checks, merge_calls
 from virtblock.server.drivers.offline.context import Context, EngineDoors
+from virtblock.server.drivers.offline.journals import Journals
 from virtblock.server.drivers.offline.live_chains import shown_live
 from virtblock.server.drivers.offline.merge_calls import MergeRequest
 from virtblock.server.drivers.offline.recovery import Recovery
@@ -91,10 +92,14 @@ class EmbeddedDriver:
         strict_libvirt: bool = False,
         uri: str = "embedded:///",
         doors: EngineDoors | None = None,
+        journals: Journals | None = None,
     ) -> None:
-        """`strict_libvirt`: block calls on shut-off domains are refused as libvirt refuses them (55)."""
+        """`strict_libvirt`: block calls on shut-off domains are refused as libvirt refuses them (55).
+
+        `journals`: where jobs note what is durable; without, a job that is cut off begins anew.
+        """
         self.uri = uri
-        self._context = Context(uri, store, jobs, policy, strict_libvirt, doors or EngineDoors())
+        self._context = Context(uri, store, jobs, policy, strict_libvirt, doors or EngineDoors(), journals=journals)
         self._definitions = definitions.StoredDefinitions(self._context, events)
         self._running = RunningJobs()
         self._block_jobs = block_jobs.BlockJobs(self._context, self._definitions, self._running)
@@ -108,7 +113,7 @@ class EmbeddedDriver:
         self._running.open()
 
     def close(self) -> None:
-        """Parks the jobs: they begin again, or are READY again, at the next start."""
+        """Parks the jobs: they go on, or are READY again, at the next start."""
         self._running.close()
 
     def engine_features(self) -> Sequence[str]:

@@ -40,6 +40,7 @@ from virtblock.server.drivers.libvirt.binding import Binding
 from virtblock.server.drivers.libvirt.disk_xml import destination_of, disks_of, has_destination_options
 from virtblock.server.drivers.libvirt.following import Follower, JobRequest
 from virtblock.server.drivers.libvirt.shut_off import FEATURES, ShutOffDomains
+from virtblock.server.drivers.offline.journals import Journals
 from virtblock.server.drivers.offline.merge_calls import MergeRequest
 
 T = TypeVar("T")
@@ -78,12 +79,18 @@ class LibvirtDriver:
         policy: PathPolicy | None = None,
         *,
         strict_libvirt: bool = False,
+        journals: Journals | None = None,
     ) -> None:
-        """`policy`: which images of shut-off domains may be opened, None: any. `strict_libvirt`: none (55)."""
+        """`policy`: which images of shut-off domains may be opened, None: any. `strict_libvirt`: none (55).
+
+        `journals`: where jobs on those note what is durable; without, a job that is cut off begins anew.
+        """
         self.uri = uri
         self._binding = Binding(uri, self._take_up)
         policy = policy or PathPolicy([])
-        self._shut_off = ShutOffDomains(self._binding, uri, store, jobs, policy, strict_libvirt=strict_libvirt)
+        self._shut_off = ShutOffDomains(
+            self._binding, uri, store, jobs, policy, strict_libvirt=strict_libvirt, journals=journals
+        )
         self._follower = Follower(self._binding, uri, store, jobs, events, self._shut_off.cancel_if_gone)
         # What only the engine's jobs have.
         self.refusals = frozenset() if self._shut_off.is_enabled else ENGINE_METHODS

@@ -29,6 +29,7 @@ from virtblock.server.drivers.offline.block_jobs import BlockJobs
 from virtblock.server.drivers.offline.context import Context
 from virtblock.server.drivers.offline.disk_xml import read_disk_loosely
 from virtblock.server.drivers.offline.domain_xml import Definition, parse_definition
+from virtblock.server.drivers.offline.journals import Journals
 from virtblock.server.drivers.offline.live_chains import shown_live
 from virtblock.server.drivers.offline.recovery import Recovery
 from virtblock.server.drivers.offline.running_jobs import RunningJobs
@@ -69,11 +70,12 @@ class ShutOffDomains:
         policy: PathPolicy,
         *,
         strict_libvirt: bool,
+        journals: Journals | None = None,
     ) -> None:
-        """`strict_libvirt`: no job is begun; those that were are ended as asked."""
+        """`strict_libvirt`: no job is begun; those that were are ended as asked. `journals`: see `Context`."""
         self._binding = binding
         self.is_enabled = not strict_libvirt and is_local(uri)
-        self._context = Context(uri, store, jobs, policy, strict_libvirt=not self.is_enabled)
+        self._context = Context(uri, store, jobs, policy, strict_libvirt=not self.is_enabled, journals=journals)
         self._definitions = LibvirtDefinitions(binding)
         self._running = RunningJobs()
         self.block_jobs = BlockJobs(self._context, self._definitions, self._running)

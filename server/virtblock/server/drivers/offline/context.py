@@ -20,6 +20,7 @@ from virtblock import engine
 from virtblock.engine import ImageInfo, PathPolicy, Preallocation
 from virtblock.server.core.jobs import JobRegistry
 from virtblock.server.core.store import Store
+from virtblock.server.drivers.offline.journals import Journals
 
 
 class OpenChain(Protocol):
@@ -56,11 +57,16 @@ class WorkFigures(Protocol):
     def written_bytes(self) -> int: ...
     @property
     def zero_bytes(self) -> int: ...
+    @property
+    def resumed_bytes(self) -> int: ...
 
 
 class EngineWork(Protocol):
     """What a job runs: ready to run, then running (`engine.Copy`)."""
 
+    @property
+    def is_resumed(self) -> bool: ...
+    def keep_unfinished(self, keeps: bool) -> None: ...
     def run(self) -> None: ...
     def cancel(self) -> None: ...
     def pause(self) -> None: ...
@@ -69,6 +75,13 @@ class EngineWork(Protocol):
     def progress(self) -> WorkFigures: ...
     def map(self, cell_count: int) -> bytes: ...
     def close(self) -> None: ...
+
+
+class OpenCopy(EngineWork, Protocol):
+    """A copy that is ready to run (`engine.Copy`)."""
+
+    @property
+    def digest(self) -> str: ...
 
 
 class OpenMerge(EngineWork, Protocol):
@@ -83,7 +96,7 @@ class EngineDoors:
     """How jobs reach the engine."""
 
     open_chain: Callable[..., OpenChain] = engine.Chain
-    open_copy: Callable[..., EngineWork] = engine.Copy
+    open_copy: Callable[..., OpenCopy] = engine.Copy
     open_pull: Callable[..., OpenMerge] = engine.Merge.pull
     open_commit: Callable[..., OpenMerge] = engine.Merge.commit
 
@@ -115,7 +128,10 @@ class DomainLocks:
 
 @dataclass(frozen=True)
 class Context:
-    """The surroundings of one connection's jobs. `policy` says which files may be opened."""
+    """The surroundings of one connection's jobs. `policy` says which files may be opened.
+
+    `journals`: where jobs note what is durable; None: nowhere, and what breaks off begins anew.
+    """
 
     uri: str
     store: Store
@@ -124,6 +140,7 @@ class Context:
     strict_libvirt: bool = False
     doors: EngineDoors = field(default_factory=EngineDoors)
     locks: DomainLocks = field(default_factory=DomainLocks)
+    journals: Journals | None = None
 
     def policy_with(self, data_files: Mapping[str, str]) -> PathPolicy:
         """The policy, under which also these data files (by their images) may be opened."""

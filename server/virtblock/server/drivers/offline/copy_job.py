@@ -16,7 +16,7 @@ from typing import Any
 from virtblock.engine import EngineError
 from virtblock.server.core.errors import ErrorNumber, VirError, report, system_error
 from virtblock.server.core.model import BlockJob
-from virtblock.server.drivers.offline.context import Context, OpenChain
+from virtblock.server.drivers.offline.context import Context, OpenChain, OpenCopy
 from virtblock.server.drivers.offline.copy_spec import PARTIAL_SUFFIX, CopySpec
 from virtblock.server.drivers.offline.destination import Destination, find_reused_backing
 from virtblock.server.drivers.offline.engine_errors import creating_error
@@ -35,16 +35,23 @@ class CopyJob(EngineJob):
     def __init__(self, context: Context, job: BlockJob, spec: CopySpec, finish: Callable[[CopyJob], None]) -> None:
         super().__init__(context, job, finish)
         self.spec = spec
+        self._copy: OpenCopy | None = None
 
     @property
     def final_path(self) -> str:
         """The destination."""
         return self.spec.destination_path
 
-    def open_images(self, bandwidth_bytes_per_s: int, before_copy: Callable[[OpenChain], None] | None = None) -> None:
+    def open_images(
+        self,
+        bandwidth_bytes_per_s: int,
+        before_copy: Callable[[OpenChain], None] | None = None,
+        *,
+        resume: bool = False,
+    ) -> None:
         """Opens and locks source and destination. VirError.
 
-        `before_copy` sees the open chain before the destination is touched, and may refuse.
+        `before_copy` sees the open chain before the destination is touched, and may refuse. `resume` as in `EngineJob`.
         """
         self._chain = self._open_source()
         self._complete_overlay_base(self._chain)
@@ -52,7 +59,7 @@ class CopyJob(EngineJob):
             before_copy(self._chain)
         base = None if self.spec.is_reused else self.spec.overlay_base
         try:
-            self._work = self.context.doors.open_copy(
+            self._work = self._copy = self.context.doors.open_copy(
                 self._chain,
                 self.spec.destination_path,
                 self.spec.destination.format,
@@ -64,6 +71,9 @@ class CopyJob(EngineJob):
                 bandwidth_bytes_per_s=bandwidth_bytes_per_s,
                 granule_bytes=self.spec.granule_bytes,
                 bitmap=self.spec.bitmap,
+                digest=True,
+                digest_shared=False,
+                **self._journal_options(resume=resume),
                 **self.spec.options.for_engine(),
             )
         except EngineError as error:
@@ -96,17 +106,31 @@ class CopyJob(EngineJob):
         except OSError as error:
             raise system_error(error.errno or errno.EIO, f"cannot set owner and mode of '{path}'") from None
 
-    def forget_bitmap(self) -> None:
-        """A flat copy that broke off begins anew as a whole one: nobody watched the bitmap meanwhile.
+    def reopen_images(self, bandwidth_bytes_per_s: int) -> None:
+        """After a restart: goes on from the journal, or begins anew where there is none. VirError.
 
-        A shallow one keeps it, and is refused if it had begun to write: what the top gave up is in no whole copy of it.
+        A flat copy by a bitmap then begins as a whole one: nobody watched the bitmap meanwhile. A shallow one keeps it,
+        and is refused if it had begun to write: what the top gave up is in no whole copy of it.
         """
+        if self.context.journals is None or not self.context.journals.has(self.job_id):
+            self._forget_bitmap()
+        self.open_images(bandwidth_bytes_per_s, resume=self.context.journals is not None)
+        if self.spec.bitmap is not None and self.spec.mode == "full" and not self._goes_on:
+            self._close_images()
+            self._forget_bitmap()
+            self.open_images(bandwidth_bytes_per_s)
+
+    def _forget_bitmap(self) -> None:
         if self.spec.mode == "full":
             self.spec = replace(self.spec, bitmap=None)
 
     @property
     def _counts_whole_disk(self) -> bool:
         return self.spec.mode == "full" and self.spec.bitmap is None
+
+    @property
+    def _digest(self) -> str:
+        return "" if self._copy is None else self._copy.digest
 
     def _open_guards(self) -> None:
         """Locks source and finished destination against writers."""

@@ -4,7 +4,8 @@
 Owns: the thread of a job, its open images and the engine's work on them, and with them the image locks. What a copy, a
 pull and a commit do differently is in the classes below this one. Invariants: a state is durable before anybody sees
 it; `_lock` makes "look at the state, then change it" one step against the thread; once an end was asked for (`_wish`)
-no other can be; the locks on all images are kept until the job has ended; a parked job changes nothing durable.
+no other can be; the locks on all images are kept until the job has ended; a parked job changes nothing durable but
+its journal, which goes when READY or the end is durable.
 Whoever needs the domain's lock takes it before `_lock`.
 """
 
@@ -71,8 +72,11 @@ class EngineJob(ABC):
         return self.context.jobs.get(self.job_id)
 
     @abstractmethod
-    def open_images(self, bandwidth_bytes_per_s: int) -> None:
-        """Opens and locks every image of the job, and sets the work. VirError."""
+    def open_images(self, bandwidth_bytes_per_s: int, *, resume: bool = False) -> None:
+        """Opens and locks every image of the job, and sets the work. VirError.
+
+        `resume`: the work goes on from the job's journal, if there is one that is whole.
+        """
 
     @abstractmethod
     def _details(self) -> dict[str, Any]:
@@ -111,14 +115,38 @@ class EngineJob(ABC):
         with self._lock:
             self._require_no_wish()
             changes: dict[str, Any] = {"details": self._details(), "size_bytes": self._size_bytes}
+            reason = ""
             if is_restarted:
-                changes |= {"is_restarted": True, "progress": JobProgress()}
-            reason = f"the server was restarted and the {self.noun} began anew" if is_restarted else ""
+                goes_on = self._goes_on
+                how = "goes on" if goes_on else "began anew"
+                reason = f"the server was restarted and the {self.noun} {how}"
+                changes |= {"is_restarted": self.job.is_restarted or not goes_on, "progress": JobProgress()}
             job = self.context.jobs.transition(self.job_id, JobState.RUNNING, reason=reason, **changes)
             if job.paused and self._work is not None:
                 self._work.pause()
             self._is_running = True
             self._go(self._run)
+
+    @property
+    def _goes_on(self) -> bool:
+        """Whether the work that was opened after a restart does not begin anew."""
+        return self._work is None or self._work.is_resumed
+
+    @property
+    def _digest(self) -> str:
+        """Of the disk as the work that is done read it; "" if none was made."""
+        return ""
+
+    def _journal_options(self, *, resume: bool) -> dict[str, Any]:
+        """For the engine: it leaves the journal at a good end, until that is recorded here."""
+        if self.context.journals is None:
+            return {}
+        path = self.context.journals.path_of(self.job_id)
+        return {"journal_path": path, "resume": resume, "journal_stays": True}
+
+    def _forget_journal(self) -> None:
+        if self.context.journals is not None:
+            self.context.journals.remove(self.job_id)
 
     def resume_ready(self, *, is_new: bool = False) -> None:
         """Takes up a mirror whose work an earlier process did. `is_new`: it did not come to say so. VirError.
@@ -196,6 +224,7 @@ class EngineJob(ABC):
             if self._wish is None:
                 self._wish = Wish.PARK
                 if self._is_running and self._work is not None:
+                    self._work.keep_unfinished(True)
                     self._work.cancel()
                 self._lock.notify_all()
         if self._thread is not None:
@@ -319,7 +348,9 @@ class EngineJob(ABC):
             progress=progress,
             details=self._ready_details(),
             paused=False,
+            digest=self._digest,
         )
+        self._forget_journal()
 
     def _wait_for_end(self) -> None:
         """The thread of a READY job: sleeps until an end is asked for."""
@@ -393,6 +424,7 @@ class EngineJob(ABC):
             self.context.jobs.transition(
                 self.job_id, state, status=status, domain=self.domain, event_path=event_path, paused=False, **more
             )
+            self._forget_journal()
             if state is not JobState.COMPLETED:  # the thread says so itself, when it is done
                 self.ended.set()
             self._lock.notify_all()
@@ -444,7 +476,7 @@ class EngineJob(ABC):
             cur=end if is_done else cur,
             end=end,
             total_bytes=figures.total_bytes,
-            copied_bytes=figures.written_bytes,
+            copied_bytes=min(figures.written_bytes + figures.resumed_bytes, figures.total_bytes),
             zero_bytes=figures.zero_bytes,
             remaining_bytes=0 if is_done else remaining_bytes,
             rate_bytes_per_s=rate_bytes_per_s,

@@ -47,7 +47,7 @@ class MergeJob(EngineJob):
             return self.spec.written.path or ""
         return self.source_path
 
-    def open_images(self, bandwidth_bytes_per_s: int) -> None:
+    def open_images(self, bandwidth_bytes_per_s: int, *, resume: bool = False) -> None:
         """Opens and locks the whole chain: what is written for nobody else, the rest against writers. VirError."""
         if self.spec.is_idle:
             self._chain = self._open_locked(
@@ -55,7 +55,7 @@ class MergeJob(EngineJob):
             )
             infos, self._length_bytes = self._chain.layers, self._chain.size_bytes
         else:
-            self._work = merge = self._open_merge(bandwidth_bytes_per_s)
+            self._work = merge = self._open_merge(bandwidth_bytes_per_s, resume=resume)
             infos, self._length_bytes = merge.layers, merge.layers[0].virtual_size_bytes
         self._files = [file_record(info) for info in infos]
 
@@ -74,10 +74,15 @@ class MergeJob(EngineJob):
         return self.spec.type is not BlockJobType.ACTIVE_COMMIT
 
     @property
+    def _goes_on(self) -> bool:
+        """A pull always does: what the image holds already is not moved again."""
+        return self.spec.type is BlockJobType.PULL or super()._goes_on
+
+    @property
     def _size_bytes(self) -> int:
         return self._length_bytes
 
-    def _open_merge(self, bandwidth_bytes_per_s: int) -> OpenMerge:
+    def _open_merge(self, bandwidth_bytes_per_s: int, *, resume: bool) -> OpenMerge:
         spec, doors = self.spec, self.context.doors
         places: dict[str, Any] = {"base_index": spec.base_index}
         if spec.type is not BlockJobType.PULL:
@@ -89,6 +94,7 @@ class MergeJob(EngineJob):
                 terminated=True,
                 backing_path=spec.reference,
                 bandwidth_bytes_per_s=bandwidth_bytes_per_s,
+                **self._journal_options(resume=resume),
                 **places,
             )
         except EngineError as error:

@@ -7,8 +7,8 @@ everything else is durable; so the definition follows it, and nothing is moved t
 the job knew, or that says another thing of itself, fails the job with that reason. The image that is written, and the
 one above a commit's top, may have been written since; no other may.
 
-RUNNING: done, or begun again (what is in place already is not harmed by that). READY: READY. ABORTING: done, or
-CANCELED. PIVOTING: the pivot is finished.
+RUNNING: done, or gone on with, or begun again (what is in place already is not harmed by that). READY: READY.
+ABORTING: done, or CANCELED. PIVOTING: the pivot is finished.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class MergeRecovery:
             return
         self._require_known_files(merge_job.spec, job)
         try:
-            merge_job.open_images(job.bandwidth_bytes_per_s)
+            merge_job.open_images(job.bandwidth_bytes_per_s, resume=self._context.journals is not None)
             merge_job.start(is_restarted=True)
         except VirError as error:
             merge_job.fail(error, status=BlockJobStatus.FAILED)
@@ -94,6 +94,8 @@ class MergeRecovery:
             event_path=job.source_path,
             paused=False,
         )
+        if self._context.journals is not None:
+            self._context.journals.remove(job.job_id)
 
     def _is_done(self, merge_job: MergeJob, job: BlockJob) -> bool:
         """Whether the chain on disk is already the final one, in the very files that the job knew."""

@@ -5,8 +5,8 @@ Owns: what becomes of a copy in each state; of pulls and commits `merge_recovery
 first call, so nothing else touches the jobs; every step may be repeated after another crash; a job whose files are no
 longer the ones it knew fails with that reason, and is never guessed to be complete.
 
-NEW: FAILED, its call never answered. RUNNING: begins anew, unless its destination was already published. READY:
-READY. ABORTING: CANCELED. PIVOTING: the pivot is finished.
+NEW: FAILED, its call never answered. RUNNING: goes on from its journal; without one it begins anew, unless its
+destination was already published. READY: READY. ABORTING: CANCELED. PIVOTING: the pivot is finished.
 """
 
 from __future__ import annotations
@@ -88,16 +88,16 @@ class Recovery:
 
     def _restart(self, job: BlockJob, spec: CopySpec) -> None:
         copy_job = self._copy_job(job, spec)
-        if _was_published(job, spec):
+        journals = self._context.journals
+        if _was_published(job, spec) and (journals is None or not journals.has(job.job_id)):
             _require_unchanged_sources(job)
             copy_job.resume_ready(is_new=True)
         else:
-            _discard_partial(job, spec)
-            copy_job.forget_bitmap()
             try:
-                copy_job.open_images(job.bandwidth_bytes_per_s)
+                copy_job.reopen_images(job.bandwidth_bytes_per_s)
                 copy_job.start(is_restarted=True)
             except VirError as error:
+                _discard_partial(job, spec)
                 copy_job.fail(error, status=BlockJobStatus.FAILED)
                 return
         self._running.add(copy_job)
@@ -119,6 +119,11 @@ class Recovery:
             event_path=job.source_path,
             paused=False,
         )
+        self._forget_journal(job)
+
+    def _forget_journal(self, job: BlockJob) -> None:
+        if self._context.journals is not None:
+            self._context.journals.remove(job.job_id)
 
     def _pivot(self, job: BlockJob, spec: CopySpec) -> None:
         copy_job = self._copy_job(job, spec)
@@ -146,6 +151,7 @@ class Recovery:
             reason=error.message,
             paused=False,
         )
+        self._forget_journal(job)
 
 
 def _domain_of(job: BlockJob) -> Domain:
