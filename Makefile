@@ -7,7 +7,7 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 C_WARNINGS := -std=gnu11 -O2 -D_GNU_SOURCE -Wall -Wextra -Wconversion -Wshadow -Werror
 
-.PHONY: demo test test-again live check bench lint sanitize fuzz fuzz-short proto setup setup-test setup-bench help clean
+.PHONY: demo test corpus test-again live check bench lint sanitize fuzz fuzz-short proto setup setup-test setup-bench help clean
 
 demo: setup ## Set up, start a daemon, copy, mirror, pivot and verify a real disk chain
 	@$(PY) server/packaging/demo.py
@@ -21,7 +21,10 @@ test-again:
 	@$(PY) -m pytest --last-failed --last-failed-no-failures none -rA -m "not oracle"
 
 live: setup-test ## Our server beside libvirt itself, call for call, and both daemons killed; about ten minutes
-	@$(PY) -m pytest -n 2 -m oracle
+	@$(PY) -m pytest -n 2 -m oracle tests/live
+
+corpus: setup-test ## Images of every kind copied in every way: every three values of all options; about ten minutes
+	@$(PY) -m pytest -n 2 -m oracle tests/engine
 
 check: setup-test ## The fast tests and the C core's own; under five minutes
 	@tests/engine/core/run.sh plain

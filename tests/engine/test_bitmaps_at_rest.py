@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import functools
+import struct
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from engine.sources import ANY_PATH, GIB, KIB, MIB, TIB, reads_same
+from engine.sources import ANY_PATH, GIB, KIB, MIB, TIB, copy_image, reads_same
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from reference import qcow2
@@ -317,3 +318,28 @@ def _apply(
     elif verb == "clear" and name in model:
         clear_bitmap(str(path), name, ANY_PATH)
         model[name][2].clear()
+
+
+@pytest.mark.parametrize(("place", "words"), [("L1 table", "two entries name"), ("behind", "beyond the end")])
+def test_reused_image_with_a_bad_directory(
+    place: str, words: str, tmp_path: Path, make_image: Callable[..., Path], qemu_img: Any, sha256_of: Any
+) -> None:
+    """A copy onto an image marks its bitmaps as in use, where they are: not over what something else lies in."""
+    source = make_image(tmp_path / "source", "qcow2", SIZE_BYTES, writes=[(0, MIB, 7)])
+    path = make_image(tmp_path / "disk", "qcow2", SIZE_BYTES, writes=[(0, MIB, 1)])
+    qemu_img("bitmap", "--add", path, "one")
+    extension = qcow2.bitmaps_extension(path)
+    assert extension is not None
+    image = path.read_bytes()
+    size_bytes, directory_at = struct.unpack_from(">QQ", image, extension + 8)
+    l1_at = qcow2.l1_offset(path)
+    with path.open("r+b") as file:
+        file.seek(l1_at)  # whose one entry becomes the first word of the directory, the place of a table
+        file.write(image[directory_at : directory_at + size_bytes])
+        file.seek(extension + 16)
+        file.write(struct.pack(">Q", l1_at if place == "L1 table" else 1 << 40))
+    digest = sha256_of(path)
+    with pytest.raises(EngineError, match=words) as caught:
+        copy_image(source, "qcow2", path, "qcow2", reuse=True)
+    assert caught.value.kind == "format"
+    assert sha256_of(path) == digest

@@ -1,181 +1,213 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every option that `qemu-img create` has for qcow2, each in every way of copying, judged by qemu.
+"""Every option of `qemu-img create` and `convert` and every state of an image, in every way of copying, judged by qemu.
 
-A source is a chain of two: a base and an overlay, both made with the options that are tested (an overlay cannot be
-preallocated, but with extended L2 entries). A destination that is reused was made with the same options too. What the
-engine does not read or write is refused by name.
+The axes are in `corpus_space`. Every pair of their values occurs in `test_pairs`, every three in `test_triples` (`make
+corpus`). After each copy the guest sees the same, `qemu-img check` is clean, the new image is what was asked for, and
+every file of the source is what it was. What the engine does not read or write is refused by name.
 """
 
 from __future__ import annotations
 
+import functools
 import re
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
-from engine.sources import KIB, MIB, copy_image, noisy_raw, reads_same
+from engine.corpus_images import CorpusImages, Disk
+from engine.covering import Row
+from engine.sources import ANY_PATH, KIB, MIB, copy_image, noise, noisy_raw, reads_same
 
-from virtblock.engine import EngineError
+from engine import corpus_space as space
+from virtblock.engine import Chain, Copy, EngineError, PathPolicy
 
 DISK_BYTES = 4 * MIB
-EXTENDED = "extended_l2=on"
-PREALLOCATIONS = ("metadata", "falloc", "full")
-WAYS = ("flat", "raw", "shallow", "reuse", "reuse shallow", "reuse raw")
-
-# One value of one option at a time, and combinations that change how tables lie.
-CORPUS: tuple[tuple[str, ...], ...] = (
-    (),
-    ("compat=0.10",),
-    ("compat=1.1",),
-    *((f"cluster_size={512 << shift}",) for shift in range(13)),
-    *((f"refcount_bits={1 << order}",) for order in range(7)),
-    ("lazy_refcounts=on",),
-    *((f"preallocation={kind}",) for kind in ("off", *PREALLOCATIONS)),
-    ("compression_type=zlib",),
-    ("compression_type=zstd",),
-    *((EXTENDED, f"cluster_size={(16 * KIB) << shift}") for shift in range(8)),
-    *((EXTENDED, f"preallocation={kind}") for kind in PREALLOCATIONS),
-    (EXTENDED, "compression_type=zstd", "refcount_bits=1", "lazy_refcounts=on"),
-    ("compat=0.10", "cluster_size=512"),
-    ("compat=0.10", "preallocation=metadata", "cluster_size=2M"),
-    ("cluster_size=512", "refcount_bits=64", "compression_type=zstd"),
-    ("cluster_size=2M", "refcount_bits=1", "lazy_refcounts=on", "preallocation=full"),
-)
-# Backing files and the disk's size are in each case; encryption and data files are refused.
-COVERED = {"backing_file", "backing_fmt", "size"} | {option.partition("=")[0] for case in CORPUS for option in case}
-REFUSED = {"encryption", "data_file", "data_file_raw"}
+SECTOR = 512
+PAIR_SHARDS = 24
+TRIPLE_SHARDS = 160
+# What axes of other names say; encryption is refused.
+COVERED = {"backing_file", "backing_fmt", "size", "data_file_raw"} | set(space.OPTIONS)
+REFUSED = {"encryption"}
+# What `qemu-img convert` lets one say besides: the formats, how fast, and how files are named and opened.
+CONVERT_FORMATS = {"-f", "-O", "-o", "-B", "-F"}
+CONVERT_SPEED = {"-m", "-r", "-p", "-q", "-t", "-T"}
+CONVERT_OPENING = {"--object", "--image-opts", "--target-image-opts", "-U", "--salvage"}
 
 
-class Image(NamedTuple):
-    """A chain of two made with one set of options, and digests of both files."""
+class Judge:
+    """Makes a row's source, copies it in the row's way, and asserts what must then be true."""
 
-    top: Path
-    base: Path
-    options: tuple[str, ...]
-    digests: dict[Path, str]
+    def __init__(self, images: CorpusImages, qemu_img: Any, sha256_of: Callable[[Path], str]) -> None:
+        self._images = images
+        self._qemu_img = qemu_img
+        self._sha256_of = sha256_of
 
+    def __call__(self, folder: Path, row: Row) -> None:
+        """Raises AssertionError or EngineError."""
+        disk = self._images.source(folder, row)
+        digests = {file: self._sha256_of(file) for file in disk.files()}
+        size_bytes = -(-int(row["size"]) // SECTOR) * SECTOR
+        destination = folder / "copy"
+        self._copy(disk, destination, row, size_bytes)
+        assert {file: self._sha256_of(file) for file in disk.files()} == digests
+        assert [file.name for file in folder.iterdir() if "partial" in file.name] == []
+        if row["way"] in (space.RAW, space.REUSE_RAW):
+            assert destination.stat().st_size == size_bytes
+            assert reads_same(self._qemu_img, disk.path, "qcow2", destination, "raw")
+            return
+        assert reads_same(self._qemu_img, disk.path, "qcow2", destination, "qcow2")
+        self._qemu_img.check(destination)
+        self._judge_header(disk, destination, row, size_bytes)
 
-def _for_overlay(options: tuple[str, ...]) -> list[str]:
-    """QEMU preallocates images over a backing file only with extended L2 entries."""
-    return [option for option in options if EXTENDED in options or not option.startswith("preallocation=")]
+    def _copy(self, disk: Disk, destination: Path, row: Row, size_bytes: int) -> None:
+        options: dict[str, Any] = {}
+        image_format: Any = "raw" if row["way"] in (space.RAW, space.REUSE_RAW) else "qcow2"
+        if row["way"] in space.REUSED_QCOW2:
+            self._images.reused(destination, row, size_bytes, disk)
+        elif row["way"] == space.REUSE_RAW:
+            noisy_raw(destination, size_bytes, [(0, size_bytes)])
+        else:
+            options = self._new_options(row)
+        options["reuse"] = row["way"].startswith("reuse")
+        if row["way"] in (space.SHALLOW, space.REUSE_SHALLOW):
+            options["mode"] = "top"
+            if row["way"] == space.SHALLOW and disk.below:
+                options |= {"backing_path": str(disk.below.path), "backing_format": disk.below.format}
+        policy = PathPolicy(data_files=disk.data_files())
+        with (
+            Chain([(str(disk.path), "qcow2")], policy) as chain,
+            Copy(chain, str(destination), image_format, ANY_PATH, **options) as copy,
+        ):
+            copy.run()
 
+    @staticmethod
+    def _new_options(row: Row) -> dict[str, Any]:
+        cluster_size, extended = row["new cluster_size"], row["new extended_l2"]
+        return {
+            "cluster_size_bytes": 0 if cluster_size == space.INHERIT else int(cluster_size),
+            "extended_l2": None if extended == space.INHERIT else extended == space.ON,
+            "compression": row["new compression"],
+            "preallocation": row["new preallocation"],
+        }
 
-def _fill(path: Path, seed: int, qemu_io: Any, *, compressed: bool) -> None:
-    """Data from one sector on, zeros, discards, and a compressed piece where there is no space for it already."""
-    packed = [f"write -c -P {seed + 1} 2M 2M"] if compressed else []
-    qemu_io(
-        path, "qcow2", *packed,
-        f"write -P {seed + 2} {seed * 512} 512",
-        f"write -P {seed + 3} {100 * KIB + seed * 4096} 300k",
-        f"write -z {150 * KIB + seed * 4096} 12k",
-        f"write -zu {200 * KIB} 70k",
-        f"write -z {900 * KIB} 300k",
-        f"discard {300 * KIB} 64k",
-        f"write -P {seed + 4} {DISK_BYTES - 3 * KIB} 3k",
-    )  # fmt: skip
+    def _judge_header(self, disk: Disk, destination: Path, row: Row, size_bytes: int) -> None:
+        info = self._qemu_img.info(destination)
+        said = info["format-specific"]["data"]
+        assert info["virtual-size"] == size_bytes
+        assert (info.get("dirty-flag", False), said.get("corrupt", False)) == (False, False)
+        backing = disk.below if row["way"] in (space.SHALLOW, space.REUSE_SHALLOW) else None
+        assert info.get("full-backing-filename") == (str(backing.path) if backing else None)
+        assert info.get("backing-filename-format") == (backing.format if backing else None)
+        if row["way"] in space.NEW_QCOW2:
+            of_new = self._expected_of_new(row)
+            assert (info["cluster-size"], said["extended-l2"], said["compression-type"]) == of_new
+
+    @staticmethod
+    def _expected_of_new(row: Row) -> tuple[int, bool, str]:
+        """Cluster size and L2 entries are the source's where nothing was asked for and they are possible."""
+        asked_size, asked_extended = row["new cluster_size"], row["new extended_l2"]
+        cluster_size = int(row["cluster_size"] if asked_size == space.INHERIT else asked_size)
+        if asked_extended == space.ON and cluster_size < 16 * KIB:
+            cluster_size = 64 * KIB
+        is_compressed = row["new compression"] != space.NONE
+        wants = row["extended_l2"] if asked_extended == space.INHERIT else asked_extended
+        extended = wants == space.ON and cluster_size >= 16 * KIB and not is_compressed
+        return cluster_size, extended, row["new compression"] if is_compressed else "zlib"
 
 
 @pytest.fixture(scope="session")
-def image_of(
-    tmp_path_factory: pytest.TempPathFactory, qemu_img: Any, qemu_io: Any, sha256_of: Callable[[Path], str]
-) -> Callable[[tuple[str, ...]], Image]:
-    """The image of a case, made once."""
-    made: dict[tuple[str, ...], Image] = {}
-
-    def make(options: tuple[str, ...]) -> Image:
-        if options not in made:
-            folder = tmp_path_factory.mktemp("corpus")
-            base = qemu_img.create(folder / "base.qcow2", "qcow2", DISK_BYTES, options=options)
-            in_place = any(option.removeprefix("preallocation=") in PREALLOCATIONS for option in options)
-            _fill(base, 10, qemu_io, compressed=not in_place)
-            overlay = _for_overlay(options)
-            top = qemu_img.create(
-                folder / "top.qcow2", "qcow2", backing=base.name, backing_format="qcow2", options=overlay
-            )
-            _fill(top, 40, qemu_io, compressed=False)
-            made[options] = Image(top, base, options, {file: sha256_of(file) for file in (top, base)})
-        return made[options]
-
-    return make
+def images(tmp_path_factory: pytest.TempPathFactory, qemu_img: Any, qemu_io: Any) -> CorpusImages:
+    """The maker of the rows' images, with what rows share."""
+    return CorpusImages(tmp_path_factory.mktemp("corpus"), qemu_img, qemu_io)
 
 
-@pytest.fixture(params=CORPUS, ids=lambda options: ",".join(options) or "default")
-def image(request: pytest.FixtureRequest, image_of: Callable[[tuple[str, ...]], Image]) -> Image:
-    """One case's image."""
-    return image_of(request.param)
+@pytest.fixture
+def judge_rows(
+    images: CorpusImages, tmp_path: Path, qemu_img: Any, sha256_of: Callable[[Path], str]
+) -> Callable[[list[Row]], None]:
+    """Judges rows, each in a folder of its own; tells of all that went wrong, by name."""
+    judge = Judge(images, qemu_img, sha256_of)
+
+    def judge_all(rows: list[Row]) -> None:
+        failures = {}
+        for row in rows:
+            folder = Path(tempfile.mkdtemp(dir=tmp_path))
+            try:
+                judge(folder, row)
+            except (AssertionError, EngineError) as error:
+                failures[space.name_of(row)] = f"{type(error).__name__}: {error}"[:2000]
+            shutil.rmtree(folder)
+        if failures:
+            pytest.fail("\n\n".join(f"{name}:\n  {error}" for name, error in failures.items()), pytrace=False)
+
+    return judge_all
 
 
-class Ways:
-    """The ways of copying: each makes what must be there before, copies, and returns the destination and its format."""
-
-    def __init__(self, folder: Path, qemu_img: Any) -> None:
-        self._folder = folder
-        self._qemu_img = qemu_img
-
-    def flat(self, image: Image) -> tuple[Path, str]:
-        """A new image without a backing file."""
-        copy_image(image.top, "qcow2", self._folder / "copy", "qcow2")
-        return self._folder / "copy", "qcow2"
-
-    def raw(self, image: Image) -> tuple[Path, str]:
-        """A new raw file."""
-        copy_image(image.top, "qcow2", self._folder / "copy", "raw")
-        return self._folder / "copy", "raw"
-
-    def shallow(self, image: Image) -> tuple[Path, str]:
-        """A new overlay of the same base."""
-        copy_image(
-            image.top, "qcow2", self._folder / "copy", "qcow2",
-            mode="top", backing_path=str(image.base), backing_format="qcow2",
-        )  # fmt: skip
-        return self._folder / "copy", "qcow2"
-
-    def reuse(self, image: Image) -> tuple[Path, str]:
-        """Onto an image with the same options that is full of something else."""
-        path = self._qemu_img.create(self._folder / "old", "qcow2", DISK_BYTES, options=image.options)
-        self._qemu_img("bench", "-f", "qcow2", "-w", "--pattern=238", "-c", "8", "-d", "1", "-s", "512k", path)
-        copy_image(image.top, "qcow2", path, "qcow2", reuse=True)
-        return path, "qcow2"
-
-    def reuse_shallow(self, image: Image) -> tuple[Path, str]:
-        """Onto an empty overlay of the same base."""
-        options = _for_overlay(image.options)
-        path = self._qemu_img.create(
-            self._folder / "old", "qcow2", backing=image.base, backing_format="qcow2", options=options
-        )
-        copy_image(image.top, "qcow2", path, "qcow2", mode="top", reuse=True)
-        return path, "qcow2"
-
-    def reuse_raw(self, image: Image) -> tuple[Path, str]:
-        """Onto a raw file that is full of something else."""
-        path = noisy_raw(self._folder / "old", DISK_BYTES, [(0, DISK_BYTES)])
-        copy_image(image.top, "qcow2", path, "raw", reuse=True)
-        return path, "raw"
+@functools.cache
+def _rows(strength: int) -> list[Row]:
+    return space.SPACE.cover(strength)
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_corpus(image: Image, way: str, tmp_path: Path, qemu_img: Any, sha256_of: Callable[[Path], str]) -> None:
-    """The guest sees the same, the image is clean, the source is what it was."""
-    path, image_format = getattr(Ways(tmp_path, qemu_img), way.replace(" ", "_"))(image)
-    assert reads_same(qemu_img, image.top, "qcow2", path, image_format)
-    assert {file: sha256_of(file) for file in image.digests} == image.digests
-    if image_format == "qcow2":
-        qemu_img.check(path)
-        info = qemu_img.info(path)
-        assert info["virtual-size"] == DISK_BYTES
-        assert info.get("full-backing-filename") == (str(image.base) if "shallow" in way else None)
-        assert info["format-specific"]["data"].get("extended-l2", False) is (EXTENDED in image.options)
-    else:
-        assert path.stat().st_size == DISK_BYTES
+@pytest.mark.parametrize("shard", range(PAIR_SHARDS))
+def test_pairs(shard: int, judge_rows: Callable[[list[Row]], None]) -> None:
+    """Every pair of values of any two axes."""
+    judge_rows(_rows(2)[shard::PAIR_SHARDS])
+
+
+@pytest.mark.oracle
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("shard", range(TRIPLE_SHARDS))
+def test_triples(shard: int, judge_rows: Callable[[list[Row]], None]) -> None:
+    """Every combination of values of any three axes."""
+    judge_rows(_rows(3)[shard::TRIPLE_SHARDS])
 
 
 def test_no_option_is_forgotten(qemu_img: Any) -> None:
     """A newer qemu-img with an option that no case has must be noticed."""
-    offered = re.findall(r"^  ([a-z0-9_.-]+)=<", qemu_img("create", "-f", "qcow2", "-o", "help").stdout, re.MULTILINE)
-    assert "cluster_size" in offered
+    of_both = qemu_img("create", "-f", "qcow2", "-o", "help", "a-file").stdout
+    offered = re.findall(r"^  ([a-z0-9_.-]+)=<", of_both, re.MULTILINE)
+    assert {"cluster_size", "nocow"} <= set(offered)
     assert {name for name in offered if not name.startswith("encrypt.")} <= COVERED | REFUSED
+    (usage,) = re.findall(r"^  convert (.*)$", qemu_img("--help").stdout, re.MULTILINE)
+    flags = set(re.findall(r"\[(--?[a-zA-Z-]+)", usage))
+    covered = {argument for arguments in space.CONVERTED.values() for argument in arguments if argument.startswith("-")}
+    assert {"-c", "-S"} <= flags <= covered | CONVERT_FORMATS | CONVERT_SPEED | CONVERT_OPENING
+
+
+RAW_SIZES = (0, 1, 511, 512, 513, 65536, MIB + 777)
+
+
+@pytest.mark.parametrize("preallocation", ["off", "falloc", "full"])
+@pytest.mark.parametrize("size_bytes", RAW_SIZES)
+def test_raw_source(size_bytes: int, preallocation: str, tmp_path: Path, qemu_img: Any, sha256_of: Any) -> None:
+    """A raw file of any length, to raw and qcow2, new and reused. qcow2 holds whole sectors."""
+    source = tmp_path / "source"
+    qemu_img.create(source, "raw", size_bytes // SECTOR * SECTOR, options=[f"preallocation={preallocation}"])
+    with source.open("r+b") as file:
+        file.truncate(size_bytes)
+        file.seek(size_bytes // 3)
+        file.write(noise(size_bytes // 2, 3))
+        file.seek(max(0, size_bytes - 9))
+        file.write(b"the end!!"[:size_bytes])
+    digest = sha256_of(source)
+    sector_bytes = -(-size_bytes // SECTOR) * SECTOR
+    copy_image(source, "raw", tmp_path / "raw", "raw", preallocation=preallocation)
+    noisy_raw(tmp_path / "old-raw", size_bytes, [(0, size_bytes)])
+    copy_image(source, "raw", tmp_path / "old-raw", "raw", reuse=True)
+    copy_image(source, "raw", tmp_path / "new", "qcow2", preallocation=preallocation)
+    qemu_img.create(tmp_path / "old", "qcow2", sector_bytes)
+    copy_image(source, "raw", tmp_path / "old", "qcow2", reuse=True)
+    for name in ("raw", "old-raw"):
+        assert (tmp_path / name).read_bytes() == source.read_bytes()
+    for name in ("new", "old"):
+        qemu_img.check(tmp_path / name)
+        assert qemu_img.info(tmp_path / name)["virtual-size"] == sector_bytes
+        assert reads_same(qemu_img, source, "raw", tmp_path / name, "qcow2")
+    assert sha256_of(source) == digest
 
 
 @pytest.fixture(scope="session")
@@ -197,12 +229,23 @@ def luks_image(tmp_path_factory: pytest.TempPathFactory, qemu_img: Any) -> Path:
     return path
 
 
-@pytest.fixture(params=["LUKS encryption", "an external data file", "a raw external data file"])
+def _make_aes_image(qemu_img: Any, path: Path) -> None:
+    """QEMU's first encryption, which its tools still make."""
+    qemu_img(
+        "create", "-q", "-f", "qcow2", "--object", "secret,id=key,data=passphrase",
+        "-o", "encrypt.format=aes,encrypt.key-secret=key", path, "4M",
+    )  # fmt: skip
+
+
+@pytest.fixture(params=["LUKS encryption", "AES encryption", "an external data file", "a raw external data file"])
 def refused_image(request: pytest.FixtureRequest, tmp_path: Path, qemu_img: Any, luks_image: Path) -> tuple[Path, str]:
     """An image with a feature that is not read, or not unless its data file is named, and the name of the feature."""
     path = tmp_path / "disk.qcow2"
     if request.param == "LUKS encryption":
         shutil.copy(luks_image, path)
+        return path, request.param
+    if request.param == "AES encryption":
+        _make_aes_image(qemu_img, path)
         return path, request.param
     raw = ["data_file_raw=on"] if "raw" in request.param else []
     qemu_img.create(path, "qcow2", DISK_BYTES, options=[f"data_file={tmp_path / 'data.raw'}", *raw])

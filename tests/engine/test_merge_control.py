@@ -208,7 +208,9 @@ def test_bitmaps(disk: Disk, qemu_img: Any) -> None:
         qemu_img("bitmap", "--add", path, "changes")
     with Merge.commit(disk.layers, ANY_PATH, top_index=0, base_index=1) as merge:
         merge.run()
-    assert "bitmaps" not in qemu_img.info(disk.middle)["format-specific"]["data"]
+    (bitmap,) = qemu_img.info(disk.middle)["format-specific"]["data"]["bitmaps"]
+    assert "in-use" in bitmap["flags"]
+    qemu_img.check(disk.middle)
     with Merge.pull(disk.layers, ANY_PATH) as merge:
         merge.run()
     assert [bitmap["name"] for bitmap in qemu_img.info(disk.top)["format-specific"]["data"]["bitmaps"]] == ["changes"]

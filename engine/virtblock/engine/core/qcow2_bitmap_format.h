@@ -32,6 +32,9 @@ bool vb_qcow2_bitmap_fits(const struct vb_qcow2_header *header, uint32_t granula
 /* As vb_persistent_bitmaps_read, of a header that was read already. */
 int vb_qcow2_bitmaps_read(const struct vb_file *file, const struct vb_qcow2_header *header, struct vb_persistent_bitmaps *bitmaps,
 			  struct vb_error *error);
+/* Says of every valid bitmap, durably, that it does not mark all that was written. The directory lies where the header says, alone and
+ * within the file; its size does not change. */
+int vb_qcow2_bitmaps_set_in_use(const struct vb_file *file, const struct vb_qcow2_header *header, struct vb_error *error);
 /* BITMAP with the reason when the bitmap says nothing. */
 int vb_persistent_bitmap_check_usable(const struct vb_persistent_bitmap *bitmap, const char *path, struct vb_error *error);
 

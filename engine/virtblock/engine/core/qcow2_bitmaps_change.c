@@ -2,9 +2,10 @@
 /*
  * Adding, removing and clearing persistent bitmaps of an image at rest. Owns: see qcow2_bitmaps.h.
  *
- * How: nothing that is in use is changed. A new directory, and what is new in it, goes to new clusters; when these and their refcounts are
+ * How: nothing that is in use is changed, but for the flags of bitmaps that a writer makes invalid. A new directory, and what is new in it, goes to new clusters; when these and their refcounts are
  * durable the header switches to it; then the refcounts of what is not used any more go down.
  */
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -371,5 +372,44 @@ int vb_image_clear_bitmap(const struct vb_policy *policy, const char *path, cons
 	int result = clear_found(&change, name);
 
 	close_change(&change);
+	return result;
+}
+
+/* Sets the flag in each entry; false where all have it. What lies behind the directory's end is left to who reads it. */
+static bool set_flags(uint8_t *directory, uint64_t size_bytes)
+{
+	bool is_changed = false;
+
+	for (uint64_t at = 0; size_bytes - at >= VB_QCOW2_BITMAP_ENTRY_BYTES;) {
+		uint64_t entry_length = (VB_QCOW2_BITMAP_ENTRY_BYTES + (uint64_t)vb_load_be16(directory + at + 18) + 7) & ~7ull;
+		uint32_t flags = vb_load_be32(directory + at + 12);
+
+		is_changed |= (flags & VB_QCOW2_BITMAP_IN_USE) == 0;
+		vb_store_be32(directory + at + 12, flags | VB_QCOW2_BITMAP_IN_USE);
+		if (entry_length > size_bytes - at)
+			break;
+		at += entry_length;
+	}
+	return is_changed;
+}
+
+/* In place: whatever part of the write a crash keeps, each entry is a good one. */
+int vb_qcow2_bitmaps_set_in_use(const struct vb_file *file, const struct vb_qcow2_header *header, struct vb_error *error)
+{
+	uint64_t size_bytes = header->bitmap_directory_size_bytes, offset_bytes = header->bitmap_directory_offset_bytes;
+	uint8_t *directory = header->has_bitmaps ? malloc(size_bytes + 1) : NULL;
+	int result = 0;
+
+	if (!header->has_bitmaps)
+		return 0;
+	if (!directory)
+		return vb_fail(error, VB_ERROR_MEMORY, ENOMEM, file->path, -1, "No memory for the image's bitmaps");
+	result = vb_pread_exact(file->fd, file->path, directory, size_bytes, offset_bytes, error);
+	if (result == 0 && set_flags(directory, size_bytes)) {
+		result = vb_pwrite_full(file->fd, file->path, directory, size_bytes, offset_bytes, error);
+		if (result == 0)
+			result = vb_fdatasync(file->fd, file->path, error);
+	}
+	free(directory);
 	return result;
 }

@@ -40,11 +40,11 @@ struct inplace_writer {
 	struct vb_error check_error;   /* why a table was not accepted, after which nothing is known of owners any more */
 };
 
-/* Once, before the first change: the mark, and the features that do not survive a writer who knows nothing of them (bitmaps, but where
- * the disk goes on reading the same). */
+/* Once, before the first change: the mark; bitmaps that record nothing of what will be written say so, unless the disk goes on reading
+ * the same; and the features that do not survive a writer who knows nothing of them. */
 int vb_qcow2_begin_change(struct inplace_writer *self, struct vb_error *error);
 
-/* Reads L1 and claims the clusters of all tables; FORMAT where two of them overlap. */
+/* Reads L1 and claims the clusters of all tables and of the bitmaps' directory; FORMAT where two of them overlap. */
 int vb_qcow2_tables_open(struct inplace_writer *self, struct vb_error *error);
 void vb_qcow2_tables_close(struct inplace_writer *self);
 

@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "point.h"
+#include "qcow2_bitmap_format.h"
 #include "sys.h"
 
 #define ZERO_BUFFER_BYTES (64u * 1024)
@@ -41,12 +42,14 @@ static int put_magic(struct inplace_writer *self, uint32_t magic, struct vb_erro
 
 int vb_qcow2_begin_change(struct inplace_writer *self, struct vb_error *error)
 {
-	uint64_t kept = self->role == VB_EXISTING_PULLED ? self->header.autoclear_features & VB_QCOW2_AUTOCLEAR_BITMAPS : 0;
+	uint64_t kept = self->header.autoclear_features & VB_QCOW2_AUTOCLEAR_BITMAPS;
 	uint8_t field[8];
 
 	if (self->has_begun)
 		return 0;
 	if (self->role == VB_EXISTING_DESTINATION && !self->is_marked && put_magic(self, VB_UNFINISHED_MAGIC, error))
+		return -1;
+	if (self->role != VB_EXISTING_PULLED && vb_qcow2_bitmaps_set_in_use(&self->base.file, &self->header, error))
 		return -1;
 	vb_store_be64(field, kept);
 	if (self->header.autoclear_features != kept &&

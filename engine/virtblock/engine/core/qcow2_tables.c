@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "qcow2_bitmap_format.h"
 #include "sys.h"
 
 #define CACHE_BYTES (16u * 1024 * 1024)   /* of L2 tables, and as much of refcount blocks */
@@ -87,6 +88,31 @@ static int own_l1(struct inplace_writer *self, struct vb_error *error)
 	return 0;
 }
 
+/* The directory is changed in place too, so it must be a good one that nothing else names. */
+static int own_bitmap_directory(struct inplace_writer *self, struct vb_error *error)
+{
+	const struct vb_qcow2_header *header = &self->header;
+	uint64_t offset_bytes = header->bitmap_directory_offset_bytes, at_bytes = header->bitmaps_extension_bytes + 16;
+	uint64_t first = offset_bytes >> header->cluster_bits, count;
+	uint64_t cluster_count = (header->bitmap_directory_size_bytes + header->cluster_size_bytes - 1) >> header->cluster_bits;
+	struct vb_persistent_bitmaps bitmaps;
+
+	if (!header->has_bitmaps)
+		return 0;
+	if (vb_qcow2_bitmaps_read(&self->base.file, header, &bitmaps, error))
+		return -1;
+	vb_persistent_bitmaps_free(&bitmaps);
+	if (own(self, offset_bytes, cluster_count, at_bytes, error))
+		return -1;
+	for (uint64_t cluster = first; cluster < first + cluster_count; cluster++) {
+		if (vb_refcounts_get(&self->refcounts, cluster, &count, error))
+			return -1;
+		if (count != 1)
+			return corrupt(self, at_bytes, "the refcount of a cluster of the bitmap directory is not 1", count, error);
+	}
+	return 0;
+}
+
 int vb_qcow2_tables_open(struct inplace_writer *self, struct vb_error *error)
 {
 	uint64_t file_clusters = (self->base.file.size_bytes >> self->header.cluster_bits) + 1;
@@ -101,7 +127,7 @@ int vb_qcow2_tables_open(struct inplace_writer *self, struct vb_error *error)
 	self->l2 = calloc(self->header.l1_needed + 1ull, sizeof(*self->l2));
 	if (!self->owned || !self->packed || !self->l1 || !self->l2)
 		return no_memory(self, error);
-	return own_refcount_tables(self, error) || own_l1(self, error) ? -1 : 0;
+	return own_refcount_tables(self, error) || own_l1(self, error) || own_bitmap_directory(self, error) ? -1 : 0;
 }
 
 static void forget_tables(struct inplace_writer *self)
