@@ -13,6 +13,7 @@
 #define KIB 1024ull
 #define CHANGED_BYTE 0xab
 #define CHANGE_COUNT 14u
+#define NEVER_MS 600000u
 #define HEADER_SEARCH_BYTES 4096u   /* where the backing file is named */
 
 static enum vb_format source_format(const struct scenario *scenario)
@@ -40,6 +41,10 @@ static int run_a_copy(const struct scenario *scenario, struct vb_error *error)
 		.extended_l2 = scenario->extended_l2,
 		.preallocation = scenario->preallocation,
 		.bitmap_name = scenario->bitmap_name,
+		.journal_path = scenario->has_journal ? MODEL_FOLDER "/journal" : NULL,
+		.journal_interval_ms = NEVER_MS,
+		.resume = scenario->has_journal,
+		.keeps_unfinished = scenario->has_journal,
 		.granule_bytes = 4096,
 		.cluster_size_bytes = scenario->cluster_bytes,
 		.reflink = scenario->is_shared ? VB_REFLINK_AUTO : VB_REFLINK_NEVER,
@@ -53,6 +58,8 @@ static int run_a_copy(const struct scenario *scenario, struct vb_error *error)
 	if (scenario->bitmap_name == NULL || error->kind != VB_ERROR_INVALID)
 		return -1;
 	request.bitmap_name = NULL;
+	request.journal_path = NULL;
+	request.resume = false;
 	return run_copy(&request, NULL, error);
 }
 
@@ -284,6 +291,10 @@ const struct scenario scenarios[] = {
 	 .is_source_qcow2 = true, .bitmap_name = "first"},
 	{"updated qcow2 with subclusters", PROMISE_MARKED, VB_FORMAT_QCOW2, run_a_copy, .image = "subold", .source = "marked",
 	 .is_source_qcow2 = true, .bitmap_name = "first"},
+	{"updated qcow2 with a journal", PROMISE_MARKED, VB_FORMAT_QCOW2, run_a_copy, .image = "v3", .source = "marked",
+	 .is_source_qcow2 = true, .bitmap_name = "first", .has_journal = true},
+	{"updated raw with a journal", PROMISE_MARKED, VB_FORMAT_RAW, run_a_copy, .image = "old", .source = "marked", .is_source_qcow2 = true,
+	 .bitmap_name = "first", .has_journal = true},
 	{"updated raw", PROMISE_MARKED, VB_FORMAT_RAW, run_a_copy, .image = "old", .source = "marked", .is_source_qcow2 = true,
 	 .bitmap_name = "first"},
 	{"reused raw", PROMISE_MARKED, VB_FORMAT_RAW, run_a_copy, .image = "old", .source = "disk"},

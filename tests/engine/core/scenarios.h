@@ -53,6 +53,7 @@ struct scenario {
 	const char *bitmap_name;           /* of the source: SCENARIO_PATH is an earlier copy, and only what it marks is copied */
 	const char *data_file;             /* under its own name: holds the data of the source */
 	uint32_t lane_count;               /* 0: one */
+	bool has_journal;                  /* of a copy by a bitmap: written before and behind all that is moved; repeated, it is resumed */
 	bool extended_l2;                  /* of a new image */
 	bool is_shared;                    /* copied by sharing extents where that can be */
 	bool is_source_qcow2;              /* though its name does not say so */

@@ -154,6 +154,23 @@ static void room(void)
 	CHECK_EQUAL(vb_deflate_encode(encoders[6], input, 65536, output, 65535), 0);
 }
 
+/* What is stored, behind any number of bits that wait, asks for no byte more than it takes. */
+static void room_of_stored_blocks(void)
+{
+	for (size_t text = 0; text < 40000; text += 13333) {
+		for (size_t noise = 1; noise < 300; noise += 7) {
+			fill(0, text + noise, noise);
+			for (size_t at = 0; at < text; at++)
+				input[at] = (uint8_t)(at * at >> 9);
+
+			size_t needed = check_round(1, text + noise);
+
+			CHECK_EQUAL(vb_deflate_encode(encoders[1], input, text + noise, output, needed), needed);
+			CHECK_EQUAL(vb_deflate_encode(encoders[1], input, text + noise, output, needed - 1), 0);
+		}
+	}
+}
+
 static void same_input_same_bytes(void)
 {
 	size_t first_length, second_length;
@@ -251,6 +268,7 @@ int main(void)
 	RUN(window_edge);
 	RUN(positions_come_round);
 	RUN(room);
+	RUN(room_of_stored_blocks);
 	RUN(same_input_same_bytes);
 	RUN(no_worse_than_zlib);
 	for (int level = 1; level <= VB_DEFLATE_LEVEL_MAX; level++)

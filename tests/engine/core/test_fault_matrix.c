@@ -189,6 +189,12 @@ static void try_fault(struct trial *trial, enum demand demand)
 		run_again(trial);
 }
 
+/* A copy may go on without its journal. */
+static enum demand demand_of(const struct scenario *scenario, const struct kind *kind)
+{
+	return scenario->has_journal && kind->demand == DEMAND_FAILURE ? DEMAND_NONE : kind->demand;
+}
+
 /* The first call, the last, and others between them. */
 static void try_kind(struct trial *trial, const struct kind *kind, unsigned call_count, unsigned wanted_count, unsigned turn)
 {
@@ -200,7 +206,7 @@ static void try_kind(struct trial *trial, const struct kind *kind, unsigned call
 		trial->fault.number = kind->number;
 		trial->fault.first = first;
 		trial->fault.is_lasting = kind->number == FAULT_FULL || (turn + index) % 2 != 0;
-		try_fault(trial, kind->demand);
+		try_fault(trial, demand_of(trial->scenario, kind));
 	}
 }
 

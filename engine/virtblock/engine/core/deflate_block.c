@@ -336,12 +336,12 @@ static void put_stored(struct vb_deflate_output *output, const uint8_t *input, s
 	} while (length > 0);
 }
 
-/* From the first bit of the block to its last byte, whatever bits are waiting. */
-static uint64_t stored_bits(size_t length)
+/* Behind `waiting_count` bits: three of a header, up to the next byte, and two lengths; of each further piece likewise, from a byte on. */
+static uint64_t stored_bits(uint32_t waiting_count, size_t length)
 {
 	uint64_t pieces = length / STORED_BYTES_MAX + (length % STORED_BYTES_MAX != 0 || length == 0);
 
-	return pieces * (3 + 7 + 32) + (uint64_t)length * 8;
+	return (waiting_count + 3 + 7) / 8 * 8 - waiting_count + 32 + (pieces - 1) * (8 + 32) + (uint64_t)length * 8;
 }
 
 bool vb_deflate_put_block(struct vb_deflate_output *output, const uint8_t *input, size_t length,
@@ -365,9 +365,9 @@ bool vb_deflate_put_block(struct vb_deflate_output *output, const uint8_t *input
 		kind = BLOCK_STATIC;
 		best_bits = static_bits;
 	}
-	if (stored_bits(length) < best_bits) {
+	if (stored_bits(output->bit_count, length) < best_bits) {
 		kind = BLOCK_STORED;
-		best_bits = stored_bits(length);
+		best_bits = stored_bits(output->bit_count, length);
 	}
 	if ((output->bit_count + best_bits + 7) / 8 > (size_t)(output->end - output->next))
 		return false;

@@ -298,9 +298,7 @@ static int sync_all(struct vb_journal *journal, struct vb_error *error)
 {
 	if (vb_fdatasync(journal->fd, journal->place->path, error))
 		return -1;
-	if (journal->number == 0 && vb_sys->fsync(journal->place->folder_fd))
-		return vb_fail(error, VB_ERROR_SYSTEM, errno, journal->place->path, -1, "Cannot sync the journal's folder");
-	return 0;
+	return journal->number == 0 ? vb_fsync(journal->place->folder_fd, journal->place->path, error) : 0;
 }
 
 static int make_room(struct vb_journal *journal, struct vb_error *error)
