@@ -276,6 +276,27 @@ def test_examples(daemon: Daemon, guest: Any, tmp_path: Path, qemu_img: Any) -> 
         assert "is it running?" in failed.stderr
 
 
+def test_the_incremental_example_copies_what_was_written(
+    daemon: Daemon, guest: Any, tmp_path: Path, qemu_img: Any
+) -> None:
+    copy = tmp_path / "copy <&'>.qcow2"
+    whole = _example("incremental_copy.py", daemon.target, "guest", "vda", "nightly", copy)
+    assert (whole.returncode, whole.stderr) == (0, "")
+    assert whole.stdout.endswith(" bytes, the whole disk\n")
+    assert qemu_img.is_same(guest.top, "qcow2", copy, "qcow2")
+    for write in ("write -P 0x77 1M 64k", "write -P 0x78 2M 64k"):
+        subprocess.run(["qemu-io", "-f", "qcow2", "-c", write, str(guest.top)], check=True, stdout=subprocess.DEVNULL)
+        later = _example("incremental_copy.py", daemon.target, "guest", "vda", "nightly", copy)
+        assert (later.returncode, later.stderr, later.stdout) == (0, "", "copied 65536 bytes\n")
+        assert qemu_img.is_same(guest.top, "qcow2", copy, "qcow2")
+    idle = _example("incremental_copy.py", daemon.target, "guest", "vda", "nightly", copy)
+    assert (idle.returncode, idle.stderr, idle.stdout) == (0, "", "copied 0 bytes\n")
+    with Client(daemon.target) as client:
+        assert str(guest.top) in client.get_xml_desc("guest")
+    failed = _example("incremental_copy.py", daemon.target, "guest", "vdz", "nightly", copy)
+    assert (failed.returncode, failed.stderr[:8]) == (1, "error 8:")
+
+
 def test_example_gives_up_on_ctrl_c(daemon: Daemon, guest: Any, tmp_path: Path) -> None:
     """The copy is slowed down to a crawl, so that Ctrl-C surely comes while it runs."""
     copying = subprocess.Popen(
