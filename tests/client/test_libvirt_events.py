@@ -142,6 +142,14 @@ show(lambda: connection.domainEventRegisterAny(None, 99, print, None))
 show(lambda: connection.domainEventRegisterAny("x", 16, print, None))
 show(lambda: connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_REBOOT, print, None))
 show(lambda: connection.domainEventDeregisterAny(7))
+show(lambda: connection.domainEventDeregisterAny(-1))
+show(lambda: connection.domainEventRegisterAny(None, 16, print, 1))
+show(lambda: connection.domainEventRegisterAny(None, 16, id, 2))
+show(lambda: connection.domainEventDeregisterAny(0))
+show(lambda: connection.registerCloseCallback(print, None))
+show(lambda: connection.registerCloseCallback(print, None))
+show(connection.unregisterCloseCallback)
+show(connection.unregisterCloseCallback)
 show(lambda: connection.close())
 """,
     ).splitlines()
@@ -151,8 +159,17 @@ show(lambda: connection.close())
     assert printed[3] == "libvirtError None virConnectDomainEventRegisterAny() failed"
     assert printed[4] == "AttributeError None 'str' object has no attribute '_o'"
     assert printed[5].startswith("libvirtError (3, ")
-    assert printed[6].endswith("invalid argument: could not find event callback 7 for deletion")
-    assert printed[7] == "0"
+    assert printed[6].endswith("invalid argument: event callback id 7 not registered")
+    assert printed[7].endswith("callbackID in virConnectDomainEventDeregisterAny must be zero or greater")
+    assert printed[8] == "0"
+    assert printed[9].endswith("invalid argument: event callback already tracked")
+    assert printed[10:12] == ["None", "0"]
+    assert printed[12].startswith(
+        "libvirtError (55, 13, 'Requested operation is not valid: A close callback is already"
+    )
+    assert printed[13] == "None"
+    assert printed[14].startswith("libvirtError (55, 13, 'Requested operation is not valid: A different callback")
+    assert printed[15] == "0"
 
 
 def test_the_default_loop_serves_handles_and_timers(daemon: Daemon, tmp_path: Path) -> None:

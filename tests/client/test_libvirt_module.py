@@ -177,7 +177,9 @@ def test_define_and_undefine(connection: libvirt.virConnect, tmp_path: Path) -> 
     assert (domain.name(), domain.isPersistent()) == ("other", 1)
     assert connection.defineXMLFlags(domain.XMLDesc(), 0).UUID() == domain.UUID()
     assert domain.undefine() == 0
-    assert refused(domain.XMLDesc).get_error_code() == libvirt.VIR_ERR_NO_DOMAIN
+    gone = f"Domain not found: no domain with matching uuid '{domain.UUIDString()}' (other)"
+    assert str(refused(domain.XMLDesc)) == gone
+    assert refused(domain.revertToSnapshot, None).get_error_code() == libvirt.VIR_ERR_INVALID_DOMAIN_SNAPSHOT
 
 
 def test_any_other_uri_goes_to_the_server_of_the_environment(

@@ -170,7 +170,6 @@ CONNECT_CALLS: list[Callable[[Any], Any]] = [
     lambda c: c.defineXML(None),
     lambda c: c.defineXMLFlags(None),
     lambda c: c.createXML(None),
-    lambda c: c.domainEventDeregisterAny(3),
     lambda c: c.domainEventDeregisterAny("x"),
     lambda c: c.setIdentity({}),
     lambda c: c.compareCPU("<x/>"),

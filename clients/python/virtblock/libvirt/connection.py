@@ -15,6 +15,7 @@ from virtblock.libvirt.connection_events import ConnectionEvents
 from virtblock.libvirt.domain import virDomain
 from virtblock.libvirt.errors import (
     RawError,
+    Rewording,
     argument_error,
     invalid_connection,
     libvirtError,
@@ -35,7 +36,7 @@ T = TypeVar("T")
 
 LIBVIR_VERSION_NUMBER = 9_000_000
 _UUID_BYTES = 16
-_DEFINE_RENAMED = ("virDomainDefineXMLFlags", "virDomainDefineXML")
+_DEFINE_REWORDED = (("virDomainDefineXMLFlags", "virDomainDefineXML"),)
 
 
 def open(name: str | None = None) -> virConnect:
@@ -214,11 +215,11 @@ class virConnect(ConnectionEvents, virConnectNotOffered):
 
     def defineXML(self, xml: str) -> virDomain:
         """Define a persistent domain, or change the definition of one."""
-        return self._define("virDomainDefineXML", xml, 0, _DEFINE_RENAMED)
+        return self._define("virDomainDefineXML", xml, 0, _DEFINE_REWORDED)
 
     def defineXMLFlags(self, xml: str, flags: int = 0) -> virDomain:
         """As `defineXML`, with flags."""
-        return self._define("virDomainDefineXMLFlags", xml, arguments.flags(flags), None)
+        return self._define("virDomainDefineXMLFlags", xml, arguments.flags(flags), ())
 
     def createXML(self, xmlDesc: str, flags: int = 0) -> virDomain:
         """Start a transient domain."""
@@ -237,12 +238,12 @@ class virConnect(ConnectionEvents, virConnectNotOffered):
         """Forget it."""
         self._link("virConnResetLastError").last_error = None
 
-    def _define(self, function: str, xml: str, flags: int, renamed: tuple[str, str] | None) -> virDomain:
+    def _define(self, function: str, xml: str, flags: int, reworded: Rewording) -> virDomain:
         link = self._link(function)
         link.refuse_change(function)
         given = arguments.required_text(function, 2, "xml", xml)
         return self._domain(
-            link, link.ask(lambda client: client.domain_define_xml(given, flags, timeout_s=None), renamed)
+            link, link.ask(lambda client: client.domain_define_xml(given, flags, timeout_s=None), reworded)
         )
 
     def _listed(self, function: str, flags: int) -> list[Domain]:

@@ -14,11 +14,21 @@ from typing import Any
 from virtblock.client import Domain, DomainEvent, VirError
 from virtblock.libvirt import arguments, events
 from virtblock.libvirt.domain import virDomain
-from virtblock.libvirt.errors import internal_error, libvirtError, not_supported, plain_error, raw_of, tell
+from virtblock.libvirt.errors import (
+    argument_error,
+    internal_error,
+    libvirtError,
+    not_supported,
+    plain_error,
+    raw_of,
+    tell,
+)
 from virtblock.libvirt.feed import EventFeed
 from virtblock.libvirt.gen.constants import (
     VIR_DOMAIN_EVENT_ID_LIFECYCLE,
     VIR_ERR_INVALID_ARG,
+    VIR_ERR_OPERATION_INVALID,
+    VIR_FROM_REMOTE,
 )
 from virtblock.libvirt.link import Link
 
@@ -42,6 +52,7 @@ class ConnectionEvents:
         self.domainEventCallbacks: dict[Callable[..., Any], Any] = {}
         self.domainEventCallbackID: dict[int, Any] = {}
         self._legacy_id: int | None = None
+        self._tracked: dict[int, tuple[int, str | None]] = {}
         self._close_callback: tuple[Callable[..., Any], Any] | None = None
 
     def domainEventRegisterAny(self, dom: virDomain | None, eventID: int, cb: Callable[..., Any], opaque: Any) -> int:
@@ -58,7 +69,10 @@ class ConnectionEvents:
         feed = self._feed(link)
         if event_id not in feed.event_ids:
             raise not_supported("virConnectDomainEventRegisterAny")
+        if (event_id, uuid) in self._tracked.values():
+            raise plain_error(VIR_ERR_INVALID_ARG, 0, "invalid argument: %s", "event callback already tracked")
         number = feed.register(event_id, uuid, self._deliverer(link, cb, opaque))
+        self._tracked[number] = (event_id, uuid)
         self.domainEventCallbackID[number] = opaque
         link.hold()
         return number
@@ -66,10 +80,14 @@ class ConnectionEvents:
     def domainEventDeregisterAny(self, callbackID: int) -> None:
         """Call that callback no more."""
         number = arguments.signed_int(callbackID)
-        link = self._link("virConnectDomainEventDeregisterAny")
-        if link.feed is None or not link.feed.deregister(number):
-            detail = f"could not find event callback {number} for deletion"
+        function = "virConnectDomainEventDeregisterAny"
+        link = self._link(function)
+        if number < 0:
+            raise argument_error(function, "callbackID", f"callbackID in {function} must be zero or greater")
+        if link.feed is None or self._tracked.pop(number, None) is None:
+            detail = f"event callback id {number} not registered"
             raise plain_error(VIR_ERR_INVALID_ARG, 0, "invalid argument: %s", detail)
+        link.feed.deregister(number)
         self.domainEventCallbackID.pop(number, None)
         link.release()
 
@@ -97,8 +115,7 @@ class ConnectionEvents:
         """Call `cb(conn, reason, opaque)` once when the connection is lost. Returns 0."""
         link = self._link("virConnectRegisterCloseCallback")
         if self._close_callback is not None:
-            detail = "A close callback is already registered"
-            raise plain_error(VIR_ERR_INVALID_ARG, 0, "%s", detail)
+            raise _wrong_state("A close callback is already registered")
         if events.is_registered():
             self._feed(link)
         self._close_callback = (cb, opaque)
@@ -107,6 +124,8 @@ class ConnectionEvents:
     def unregisterCloseCallback(self) -> None:
         """Call it no more."""
         self._link("virConnectUnregisterCloseCallback")
+        if self._close_callback is None:
+            raise _wrong_state("A different callback was requested")
         self._close_callback = None
 
     def _feed(self, link: Link) -> EventFeed:
@@ -139,6 +158,10 @@ class ConnectionEvents:
 
     def _domain(self, link: Link, answered: Domain) -> virDomain:
         raise NotImplementedError
+
+
+def _wrong_state(detail: str) -> libvirtError:
+    return plain_error(VIR_ERR_OPERATION_INVALID, VIR_FROM_REMOTE, "Requested operation is not valid: %s", detail)
 
 
 def said_by(event: DomainEvent) -> tuple[Any, ...]:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from virtblock.client import Client, DomainSelector
 from virtblock.libvirt import arguments
 from virtblock.libvirt.domain_block import DomainBlockCalls
-from virtblock.libvirt.errors import not_made_here, not_supported
+from virtblock.libvirt.errors import not_made_here, not_supported, plain_error
+from virtblock.libvirt.gen.constants import VIR_ERR_INVALID_DOMAIN_SNAPSHOT
 from virtblock.libvirt.gen.not_offered import virDomainNotOffered
 from virtblock.libvirt.link import DomainHandle
 from virtblock.libvirt.snapshot import SnapshotHandle, virDomainSnapshot
@@ -55,7 +56,7 @@ class virDomain(DomainBlockCalls, virDomainNotOffered):
         return self._o.name
 
     def ID(self) -> int:
-        """Its id when it was looked up, started or stopped by this handle; -1: shut off."""
+        """Its id when it was looked up or started by this handle; -1: none, or this handle stopped it."""
         return self._o.id
 
     def UUID(self) -> bytes:
@@ -110,11 +111,14 @@ class virDomain(DomainBlockCalls, virDomainNotOffered):
 
     def destroy(self) -> int:
         """Stop it at once."""
-        return self._stop("virDomainDestroy", 0, _DESTROY)
+        self._stop("virDomainDestroy", 0, _DESTROY)
+        self._o.id = -1
+        return 0
 
     def destroyFlags(self, flags: int = 0) -> int:
-        """Stop it at once, with flags."""
-        return self._stop("virDomainDestroyFlags", arguments.flags(flags), None)
+        """Stop it at once, with flags. Its id stays in this handle, as libvirt's does."""
+        self._stop("virDomainDestroyFlags", arguments.flags(flags), None)
+        return 0
 
     def shutdown(self) -> int:
         """Ask the guest to shut down."""
@@ -157,7 +161,6 @@ class virDomain(DomainBlockCalls, virDomainNotOffered):
         function, bits = "virDomainSaveFlags", arguments.flags(flags)
         path, xml = arguments.text(function, 2, to), arguments.text(function, 3, dxml)
         self._change(function, lambda client, domain: client.save_flags(domain, path, xml, bits, timeout_s=None))
-        self._o.id = -1
         return 0
 
     def managedSave(self, flags: int = 0) -> int:
@@ -178,9 +181,11 @@ class virDomain(DomainBlockCalls, virDomainNotOffered):
         )
         return virDomainSnapshot(self, _obj=SnapshotHandle(made.name, made.xml))
 
-    def revertToSnapshot(self, snap: virDomainSnapshot, flags: int = 0) -> int:
+    def revertToSnapshot(self, snap: virDomainSnapshot | None, flags: int = 0) -> int:
         """Take it back to a snapshot."""
         function, bits = "virDomainRevertToSnapshot", arguments.flags(flags)
+        if snap is None:
+            raise plain_error(VIR_ERR_INVALID_DOMAIN_SNAPSHOT, _SNAPSHOT, "Invalid domain snapshot: %s", function)
         name = snap._o.name
         self._change(
             function,
@@ -209,10 +214,8 @@ class virDomain(DomainBlockCalls, virDomainNotOffered):
         ).id
         return 0
 
-    def _stop(self, function: str, flags: int, renamed: tuple[str, str] | None) -> int:
+    def _stop(self, function: str, flags: int, renamed: tuple[str, str] | None) -> None:
         self._change(function, lambda client, domain: client.destroy(domain, flags, timeout_s=None), renamed=renamed)
-        self._o.id = -1
-        return 0
 
     def _undefine(self, function: str, flags: int, renamed: tuple[str, str] | None) -> int:
         self._change(function, lambda client, domain: client.undefine(domain, flags, timeout_s=None), renamed=renamed)
@@ -224,7 +227,7 @@ class virDomain(DomainBlockCalls, virDomainNotOffered):
 
     def _ask(self, call: Callable[[Client, DomainSelector], Any]) -> Any:
         handle = self._o
-        return handle.link.ask(lambda client: call(client, handle.selector))
+        return handle.link.ask(lambda client: call(client, handle.selector), handle.named)
 
     def _change(
         self,
@@ -235,6 +238,7 @@ class virDomain(DomainBlockCalls, virDomainNotOffered):
         renamed: tuple[str, str] | None = None,
     ) -> Any:
         handle = self._o
+        reworded = handle.named if renamed is None else (*handle.named, renamed)
         return handle.link.change(
-            function, lambda client: call(client, handle.selector), domain=error_domain, renamed=renamed
+            function, lambda client: call(client, handle.selector), domain=error_domain, reworded=reworded
         )

@@ -27,6 +27,9 @@ from virtblock.libvirt.gen.constants import (
 RawError = tuple[int, int, str, int, str | None, str | None, str | None, int, int]
 """Number, domain, message, level, str1, str2, str3, int1, int2."""
 
+Rewording = tuple[tuple[str, str], ...]
+"""Pairs of texts: the first becomes the second."""
+
 VIR_ERR_ERROR = 2
 # How libvirt's default handler calls the domains of its errors, by their numbers.
 _DOMAIN_NAMES = (
@@ -141,16 +144,23 @@ def registerErrorHandler(f: Callable[[Any, RawError], Any] | None, ctx: Any) -> 
     return 1
 
 
-def raw_of(error: VirError, renamed: tuple[str, str] | None = None) -> RawError:
-    """The nine fields of what the client raised. `renamed`: the server's name of the call, and the caller's."""
+def raw_of(error: VirError, reworded: Rewording = ()) -> RawError:
+    """The nine fields of what the client raised. `reworded`: what the server says, and what libvirt would."""
     texts = [error.message, error.str1, error.str2, error.str3]
-    if renamed is not None:
-        texts = [text and text.replace(*renamed) for text in texts]
+    for said, meant in reworded:
+        texts = [_reworded(text, said, meant) for text in texts]
     message, str1, str2, str3 = texts
     return (
         int(error.number), int(error.domain), message or "", int(error.level), str1, str2, str3,
         error.record.int1, error.record.int2,
     )  # fmt: skip
+
+
+def _reworded(text: str | None, said: str, meant: str) -> str | None:
+    """What is meant in place of what is said, unless it is said already."""
+    if text is None or (meant.startswith(said) and meant in text):
+        return text
+    return text.replace(said, meant)
 
 
 def tell(error: RawError) -> libvirtError:

@@ -19,6 +19,7 @@ from virtblock.client import Client, Domain, DomainSelector, ErrorDomain, ErrorN
 from virtblock.client.target import Target
 from virtblock.libvirt.errors import (
     RawError,
+    Rewording,
     internal_error,
     libvirtError,
     raw_of,
@@ -73,8 +74,8 @@ class Link:
             raise tell(raw_of(error)) from error
         return cls(client, uri, refuses_changes=is_read_only and not is_socket)
 
-    def ask(self, call: Callable[[Client], T], renamed: tuple[str, str] | None = None) -> T:
-        """The answer of one call. `renamed`: the name that the server's errors give it, and the one it was made by."""
+    def ask(self, call: Callable[[Client], T], reworded: Rewording = ()) -> T:
+        """The answer of one call. `reworded`: what the server's errors say, and what libvirt's would."""
         virResetLastError()
         if self._lost_reason is not None:
             raise internal_error("client socket is closed", VIR_FROM_RPC)
@@ -83,7 +84,7 @@ class Link:
         except VirError as error:
             if is_loss(error):
                 self.lose(VIR_CONNECT_CLOSE_REASON_EOF)
-            failure = tell(raw_of(error, renamed))
+            failure = tell(raw_of(error, reworded))
             self.last_error = virGetLastError()
             raise failure from error
 
@@ -93,11 +94,11 @@ class Link:
         call: Callable[[Client], T],
         *,
         domain: int = 20,
-        renamed: tuple[str, str] | None = None,
+        reworded: Rewording = (),
     ) -> T:
         """As `ask`, for a call that a connection opened for reading refuses. `domain`: that of this error."""
         self.refuse_change(function, domain)
-        return self.ask(call, renamed)
+        return self.ask(call, reworded)
 
     def refuse_change(self, function: str, domain: int = 20) -> None:
         """libvirtError OPERATION_DENIED where the server itself cannot tell that we only read."""
@@ -167,6 +168,12 @@ class DomainHandle:
     def of(cls, link: Link, domain: Domain) -> DomainHandle:
         """The handle of an answered domain."""
         return cls(link, domain.name, domain.uuid, domain.id)
+
+    @property
+    def named(self) -> Rewording:
+        """libvirt's errors have the name beside the UUID: the server was given the UUID alone."""
+        unnamed = f"no domain with matching uuid '{self.uuid}'"
+        return ((unnamed, f"{unnamed} ({self.name})"),)
 
     @property
     def selector(self) -> DomainSelector:
