@@ -66,11 +66,18 @@ def _follow(definitions: Definitions, merge_job: MergeJob) -> None:
     if merged is None:
         merge_job.complete(None)
         return
+    is_recording = False
+
+    def complete(domain_xml: str | None) -> None:
+        nonlocal is_recording
+        is_recording = True
+        merge_job.complete(domain_xml)
+
     try:
-        definitions.save_with(merged, merge_job.complete)
-    except ConnectionLost:
-        raise
+        definitions.save_with(merged, complete)
     except VirError as error:
+        if is_recording or isinstance(error, ConnectionLost):  # the end could not be stored: a restart stores it
+            raise
         merge_job.complete(None, f"the domain's definition could not be changed: {error.message}")
 
 
