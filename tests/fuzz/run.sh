@@ -36,8 +36,9 @@ input_limit() {
 short_run_inputs() {
 	case "$1" in
 	fuzz_header) echo 500000 ;;
-	fuzz_inplace | fuzz_refcounts) echo 20000 ;;
-	fuzz_qcow2_bitmaps) echo 12000 ;;
+	fuzz_inplace) echo 20000 ;;
+	fuzz_qcow2_bitmaps | fuzz_journal) echo 12000 ;;
+	fuzz_refcounts) echo 8000 ;;
 	fuzz_deflate) echo 2000 ;;
 	*) echo 80000 ;;
 	esac
