@@ -49,7 +49,7 @@ def virsh() -> Virtblock:
             [program, "-c", "test:///default", *words],
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=120,
             check=False,
             stdin=subprocess.DEVNULL,
             env=environment,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import inspect
 import queue
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -118,6 +119,7 @@ class FakeStream:
 
     def __init__(self, *events: Any, ends: bool = False) -> None:
         self.events: queue.Queue[Any] = queue.Queue()
+        self.is_drained = threading.Event()
         for event in events:
             self.events.put(event)
         if ends:
@@ -130,7 +132,12 @@ class FakeStream:
         pass
 
     def __iter__(self) -> Iterator[Any]:
-        while (event := self.events.get()) is not None:
+        while (event := self._next()) is not None:
             if isinstance(event, BaseException):
                 raise event
             yield event
+
+    def _next(self) -> Any:
+        if self.events.empty():
+            self.is_drained.set()
+        return self.events.get()

@@ -185,7 +185,7 @@ def test_a_second_ctrl_c_leaves_at_once(start: Callable[..., Ran], client: FakeC
 
     def never_comes_back(**_: Any) -> None:
         _interrupt_soon()
-        threading.Event().wait(20)
+        threading.Event().wait(600)
 
     client.answers["get_block_job"] = _running_and_interrupted
     client.answers["block_job_abort"] = never_comes_back

@@ -9,14 +9,16 @@ from __future__ import annotations
 import json
 import os
 import signal
-import threading
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from cli.command_line import DOMAIN_XML, Ran, Virtblock
 from cli.fake_client import MIB, RUNNING, T1, FakeClient, FakeStream, job_record, vir_error
 
+from virtblock.cli import interrupts
 from virtblock.cli.global_options import GlobalOptions
 from virtblock.cli.runner import open_client
 from virtblock.client import (
@@ -168,13 +170,18 @@ def test_event_waits_for_one(virtblock: Virtblock, client: FakeClient) -> None:
     assert client.called("domain_events") == [{"event_ids": [16], "domain": T1}]
 
 
-def test_event_loops_over_all_until_the_time_is_over(virtblock: Virtblock, client: FakeClient) -> None:
+def test_event_loops_over_all_until_the_time_is_over(
+    virtblock: Virtblock, client: FakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     features = frozenset({"event:0", "event:8", "event:16", "offline-copy"})
     connection = ConnectionCapabilities("embedded:///", 0, 0, frozenset(), {}, features)
     client.answers["get_capabilities"] = Capabilities("", "", "v1", connection)
     told = [lifecycle(0, 0), lifecycle(5, 1), lifecycle(6, 2), lifecycle(99, 1), lifecycle(1, 77)]
     told += [job_event(8, "/img/a", 0), job_event(16, "vda", 1), job_event(16, "vda", 2), job_event(16, "vda", 9)]
-    client.answers["domain_events"] = FakeStream(*told, DomainEvent(DomainEventId.REBOOT, RUNNING))
+    stream = FakeStream(*told, DomainEvent(DomainEventId.REBOOT, RUNNING))
+    client.answers["domain_events"] = stream
+    clock = SimpleNamespace(monotonic=lambda: 2.0 if stream.is_drained.is_set() else 0.0)
+    monkeypatch.setattr(interrupts, "time", clock)
     ran = virtblock("event", "--all", "--loop", "--timeout", "1")
     assert client.called("domain_events") == [{"event_ids": [0, 8, 16], "domain": None}]
     assert (ran.exit_code, ran.err) == (0, "")
@@ -211,8 +218,12 @@ def test_event_all_of_a_server_that_names_none(virtblock: Virtblock, client: Fak
 
 
 def test_event_ends_with_ctrl_c(virtblock: Virtblock, client: FakeClient) -> None:
-    client.answers["domain_events"] = FakeStream()
-    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+    class Interrupting(FakeStream):
+        def __iter__(self) -> Iterator[Any]:
+            os.kill(os.getpid(), signal.SIGINT)
+            return super().__iter__()
+
+    client.answers["domain_events"] = Interrupting()
     ran = virtblock("event", "--event", "lifecycle", "--loop")
     assert ran == Ran(1, "event loop interrupted\nevents received: 0\n\n", "")
 

@@ -49,7 +49,7 @@ from virtblock.v1 import (
     errors_pb2,
 )
 
-DAEMON_START_TIMEOUT_S = 30.0
+DAEMON_START_TIMEOUT_S = 120.0
 JOB_TIMEOUT_S = 60.0
 
 

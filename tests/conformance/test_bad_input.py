@@ -223,7 +223,7 @@ def running_qemu(image: Path) -> Iterator[None]:
     subprocess.run(
         [program, *machine],
         check=True,
-        timeout=30,
+        timeout=120,
     )
     process = int(pid_file.read_text())
     try:

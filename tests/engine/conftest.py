@@ -43,7 +43,7 @@ def copy_command() -> Callable[..., subprocess.CompletedProcess[str]]:
 
     def run(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            command_line(*arguments), capture_output=True, text=True, timeout=100, check=False, **options
+            command_line(*arguments), capture_output=True, text=True, timeout=300, check=False, **options
         )
 
     return run

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from engine.sources import ANY_PATH, KIB, MIB, copy_image, noise, reads_same
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import qcow2
 
@@ -303,7 +303,7 @@ def test_probe_tells_formats_apart(image: Path, tmp_path: Path) -> None:
     assert probe(str(tmp_path / "empty"), ANY_PATH) == "raw"
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None)
 @given(
     spots=st.lists(
         st.tuples(

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from engine.sources import ANY_PATH, GIB, KIB, MIB, TIB, copy_image, reads_same
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import qcow2
 
@@ -268,7 +268,7 @@ _changes = st.lists(
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None)
 @given(cluster_bits=st.sampled_from([9, 12, 16]), changes=_changes)
 def test_any_course_of_changes(qemu_img: Any, qemu_io: Any, cluster_bits: int, changes: list[Change]) -> None:
     """Ours and QEMU's in turn, against a model of names, granularities and dirty granules."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from engine.sources import ANY_PATH, DISK_BYTES, KIB, KINDS, MIB, Source, SourceMaker, copy_image, noise, reads_same
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from virtblock.engine import Chain, Copy, EngineError
@@ -143,7 +143,7 @@ def _content(pieces: list[tuple[str, int, int]]) -> bytes:
     level=st.integers(0, 9),
     lane_count=st.integers(1, 4),
 )
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None)
 def test_any_content(
     pieces: list[tuple[str, int, int]],
     cluster_bits: int,

@@ -15,6 +15,8 @@ from engine.sources import MIB, command_line, copy_image, noisy_raw, own_bytes, 
 
 DISK_BYTES = 24 * MIB
 ROUNDS = 6
+# For those that must have been struck while data moved.
+ROUNDS_MAX = 60
 # Slow enough that the kill strikes while data moves, fast enough that all of it is reached over the rounds.
 BANDWIDTH = "40"
 START_S = 0.05
@@ -31,12 +33,21 @@ def source(tmp_path_factory: pytest.TempPathFactory, qemu_img: Any) -> Path:
     return folder / "disk.qcow2"
 
 
-def _kill_at(moment_s: float, *arguments: str | Path) -> bool:
-    """Run the command and kill it after a time; returns whether it was still running."""
-    process = subprocess.Popen(command_line(*arguments), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    time.sleep(moment_s)
-    process.send_signal(signal.SIGKILL)
-    return process.wait(20) == -signal.SIGKILL
+class Killer:
+    """Kills a command at random moments of its copy, which it learns to meet on a machine of any speed."""
+
+    def __init__(self, seed: int) -> None:
+        self._chance = random.Random(seed)
+        self._scale = 1.0
+
+    def kill(self, *arguments: str | Path) -> bool:
+        """Run the command and kill it after a time; returns whether it was still running."""
+        process = subprocess.Popen(command_line(*arguments), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        time.sleep(self._chance.uniform(START_S, START_S + COPY_S) * self._scale)
+        process.send_signal(signal.SIGKILL)
+        is_killed = process.wait(120) == -signal.SIGKILL
+        self._scale *= 1.25 if is_killed else 0.5
+        return is_killed
 
 
 def _opens(qemu_img: Any, path: Path, image_format: str) -> bool:
@@ -50,10 +61,9 @@ def test_new_destination(options: list[str], source: Path, tmp_path: Path, qemu_
     """Killed at any moment, the name is absent, an empty file, or the whole disk; the next copy succeeds."""
     destination = tmp_path / "copy.img"
     image_format = "raw" if options else "qcow2"
-    chance = random.Random(7)
+    killer = Killer(7)
     for _ in range(ROUNDS):
-        moment_s = chance.uniform(START_S, START_S + COPY_S)
-        is_killed = _kill_at(moment_s, "--bandwidth", BANDWIDTH, *options, source, destination)
+        is_killed = killer.kill("--bandwidth", BANDWIDTH, *options, source, destination)
         if destination.exists() and destination.stat().st_size:
             assert not is_killed or reads_same(qemu_img, source, "qcow2", destination, image_format)
             destination.unlink()
@@ -70,11 +80,12 @@ def test_reused_qcow2(source: Path, tmp_path: Path, qemu_img: Any, make_image: A
     """Untouched until the copy begins; from then on it does not open until a copy has ended, and then it is whole."""
     destination = make_image(tmp_path / "copy.qcow2", "qcow2", DISK_BYTES, writes=[(0, 8 * MIB, 0xEE)])
     untouched = sha256_of(destination)
-    chance = random.Random(8)
+    killer = Killer(8)
     marked_count = 0
-    for _ in range(ROUNDS):
-        moment_s = chance.uniform(START_S, START_S + COPY_S)
-        is_killed = _kill_at(moment_s, "--bandwidth", BANDWIDTH, "--reuse", source, destination)
+    for round_number in range(ROUNDS_MAX):
+        if round_number >= ROUNDS and marked_count:
+            break
+        is_killed = killer.kill("--bandwidth", BANDWIDTH, "--reuse", source, destination)
         if is_killed and not _opens(qemu_img, destination, "qcow2"):
             marked_count += 1
         elif marked_count or not is_killed or sha256_of(destination) != untouched:
@@ -93,11 +104,12 @@ def test_reused_raw(source: Path, tmp_path: Path, qemu_img: Any) -> None:
     destination = tmp_path / "copy.raw"
     destination.touch()
     set_length(destination, DISK_BYTES)
-    chance = random.Random(9)
+    killer = Killer(9)
     marked_count = 0
-    for _ in range(ROUNDS):
-        moment_s = chance.uniform(START_S, START_S + COPY_S)
-        is_killed = _kill_at(moment_s, "--bandwidth", BANDWIDTH, "--reuse", "--raw", source, destination)
+    for round_number in range(ROUNDS_MAX):
+        if round_number >= ROUNDS and marked_count:
+            break
+        is_killed = killer.kill("--bandwidth", BANDWIDTH, "--reuse", "--raw", source, destination)
         if destination.stat().st_size > DISK_BYTES:
             marked_count += 1
             assert destination.read_bytes()[DISK_BYTES:].startswith(b"virtblock: unfinished copy\n")

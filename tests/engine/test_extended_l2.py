@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 from engine.sources import ANY_PATH, GIB, KIB, MIB, copy_image, noisy_raw, reads_same
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from virtblock.engine import Chain, EngineError, ImageWriter, resize_image
 
 SECTOR = 512
 CLUSTER_SIZES = [16 * KIB << shift for shift in range(8)]
-SETTINGS = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SETTINGS = settings(max_examples=30, deadline=None)
 
 Step = tuple[str, int, int, int]
 

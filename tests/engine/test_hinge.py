@@ -307,7 +307,7 @@ def test_reads_from_many_threads(source_of: SourceMaker) -> None:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(30)
+            thread.join(120)
         assert wrong == []
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from engine.sources import ANY_PATH, GIB, KIB, MIB, copy_image, noisy_raw, reads_same
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import qcow2
 
@@ -260,7 +260,7 @@ def _write(path: Path, steps: list[Step], qemu_io: Any) -> None:
         qemu_io(path, "qcow2", *commands)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_random_writes_arrive(qemu_img: Any, qemu_io: Any, data: st.DataObject) -> None:
     """Whatever clusters, granularity, granule, mode and writes: afterwards the copy reads as the source does."""

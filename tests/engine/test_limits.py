@@ -31,7 +31,7 @@ print(json.dumps({"exit_code": exit_code, "peak_bytes": peak_bytes}))
 def _copy_measured(*arguments: str | Path) -> int:
     """Peak memory of one `virtblock-copy`, in bytes."""
     done = subprocess.run(
-        [sys.executable, "-c", MEASURE, *map(str, arguments)], capture_output=True, text=True, timeout=100, check=False
+        [sys.executable, "-c", MEASURE, *map(str, arguments)], capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout.splitlines()[-1])

@@ -35,7 +35,7 @@ def _held_by_qemu_io(path: Path, image_format: str, *, read_only: bool = False) 
         assert process.stdout.readline() != ""
         yield
     finally:
-        process.communicate("quit\n", timeout=20)
+        process.communicate("quit\n", timeout=120)
 
 
 @contextmanager
@@ -52,7 +52,7 @@ def _held_by_a_machine(path: Path, image_format: str) -> Iterator[None]:
         yield
     finally:
         process.terminate()
-        process.communicate(timeout=20)
+        process.communicate(timeout=120)
 
 
 @pytest.fixture

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from engine.chains import KnownChain, random_layers, read_by_qemu
 from engine.sources import ANY_PATH
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from virtblock.engine import Merge
 
-SETTINGS = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SETTINGS = settings(max_examples=25, deadline=None)
 
 
 @pytest.fixture

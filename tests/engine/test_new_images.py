@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 from engine.sources import ANY_PATH, GIB, KIB, MIB, TIB, copy_image, noisy_raw, own_bytes, reads_same
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from virtblock.engine import Chain, Copy, EngineError, create_image
 
 DISK_BYTES = 5 * MIB + 7 * 512
 PREALLOCATIONS = ("off", "metadata", "falloc", "full")
-SETTINGS = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SETTINGS = settings(max_examples=25, deadline=None)
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from engine.sources import ANY_PATH, KIB, copy_image, own_bytes, reads_same
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from virtblock.engine import Chain, EngineError, ImageWriter, create_image
@@ -74,7 +74,7 @@ def in_folder(tmp_path: Path) -> Callable[[], Path]:
     return lambda: Path(tempfile.mkdtemp(dir=tmp_path))
 
 
-SETTINGS = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SETTINGS = settings(max_examples=25, deadline=None)
 
 
 @SETTINGS

@@ -285,7 +285,7 @@ def test_pause_holds_sharing(xfs: Path) -> None:
         assert thread.is_alive()
         assert copy.progress().shared_bytes == 0
         copy.resume()
-        thread.join(20)
+        thread.join(120)
         assert copy.progress().phase == "done"
         assert copy.progress().shared_bytes == DISK_BYTES
 

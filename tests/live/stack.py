@@ -18,7 +18,7 @@ from virtblock.server.core.store import Store
 from virtblock.server.drivers.libvirt import LibvirtDriver
 
 CALLER = Caller()
-WAIT_TIMEOUT_S = 20.0
+WAIT_TIMEOUT_S = 60.0
 
 
 class Stack:

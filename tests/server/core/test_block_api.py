@@ -93,7 +93,7 @@ def test_two_equal_requests_at_once_start_one_job(apis: Apis, monkeypatch: pytes
 
     def slow(*arguments: Any) -> str:
         entered.set()
-        assert go_on.wait(10)
+        assert go_on.wait(60)
         return start(*arguments)
 
     monkeypatch.setattr(MemoryDriver, "domain_block_rebase", slow)
@@ -101,10 +101,10 @@ def test_two_equal_requests_at_once_start_one_job(apis: Apis, monkeypatch: pytes
     threads = [threading.Thread(target=lambda: ids.append(_rebase(apis, "r-1").job_id)) for _ in range(3)]
     for thread in threads:
         thread.start()
-    assert entered.wait(10)
+    assert entered.wait(60)
     go_on.set()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     assert len(ids) == 3
     assert len(set(ids)) == 1
     assert apis.block._turns._turns == {}

@@ -29,7 +29,7 @@ from virtblock.server.core.model import (
 )
 
 ALL = JobFilter()
-WAIT_S = 10.0
+WAIT_S = 60.0
 T = TypeVar("T")
 
 

@@ -97,7 +97,7 @@ def test_listeners_are_called_with_the_store_free(core: Core) -> None:
     def listen(sequence: int) -> None:
         reader = threading.Thread(target=lambda: core.store.list_domains("a:///"), daemon=True)
         reader.start()
-        reader.join(5)
+        reader.join(60)
         alive.append(reader.is_alive())
 
     core.events.add_listener(listen)

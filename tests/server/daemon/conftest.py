@@ -18,8 +18,8 @@ from certificates import Authority
 
 from virtblock.v1 import block_job_service_pb2_grpc, connect_service_pb2_grpc, domain_service_pb2_grpc
 
-READY_TIMEOUT_S = 30
-STOP_TIMEOUT_S = 15
+READY_TIMEOUT_S = 120
+STOP_TIMEOUT_S = 120
 
 
 class DaemonProcess:

@@ -19,7 +19,7 @@ from virtblock.server.core.model import Domain
 from virtblock.server.listeners import StartRefused
 from virtblock.v1 import connect_service_pb2, connect_service_pb2_grpc
 
-CALL_TIMEOUT_S = 15
+CALL_TIMEOUT_S = 60
 
 
 class RecordingDriver:
@@ -52,7 +52,7 @@ class RecordingDriver:
 
 
 def config_in(folder: Path, **changes: Any) -> Config:
-    options: dict[str, Any] = {"listen": (f"unix:{folder}/sock",), "state_dir": folder / "state", "stop_grace_s": 2.0}
+    options: dict[str, Any] = {"listen": (f"unix:{folder}/sock",), "state_dir": folder / "state", "stop_grace_s": 60.0}
     options |= changes
     return Config(**options)
 

@@ -19,6 +19,7 @@ from virtblock.server.drivers.offline.domain_xml import element_of
 from virtblock.server.drivers.offline.journals import Journals
 
 WAIT_S = 60.0
+REBASE_BANDWIDTH_BYTES, COMMIT_BANDWIDTH_BYTES = 64, 16
 UUID = "11111111-1111-1111-1111-111111111111"
 
 
@@ -80,11 +81,33 @@ class House:
     def define(self, *disks: str, **identity: Any) -> Domain:
         return self.driver.domain_define_xml(domain_xml(*disks, **identity), 0)
 
-    def rebase(self, domain: Domain, base: Path | str, flags: int = 8, *, disk: str = "vda", bandwidth: int = 0) -> str:
+    def rebase(
+        self,
+        domain: Domain,
+        base: Path | str,
+        flags: int = 8,
+        *,
+        disk: str = "vda",
+        bandwidth: int = 0,
+        is_held: bool = False,
+    ) -> str:
+        """`is_held`: at a byte per second, so that it neither ends nor becomes READY before its speed is changed."""
+        if is_held:
+            flags, bandwidth = flags | REBASE_BANDWIDTH_BYTES, 1
         return self.driver.domain_block_rebase(domain, disk, str(base), bandwidth, flags, Origin("unix"))
 
-    def pull(self, domain: Domain, base: Path | str | None = None, flags: int = 0, *, bandwidth: int = 0) -> str:
+    def pull(
+        self,
+        domain: Domain,
+        base: Path | str | None = None,
+        flags: int = 0,
+        *,
+        bandwidth: int = 0,
+        is_held: bool = False,
+    ) -> str:
         """BlockRebase without COPY."""
+        if is_held:
+            flags, bandwidth = flags | REBASE_BANDWIDTH_BYTES, 1
         name = None if base is None else str(base)
         return self.driver.domain_block_rebase(domain, "vda", name, bandwidth, flags, Origin("unix"))
 
@@ -96,7 +119,10 @@ class House:
         flags: int = 0,
         *,
         bandwidth: int = 0,
+        is_held: bool = False,
     ) -> str:
+        if is_held:
+            flags, bandwidth = flags | COMMIT_BANDWIDTH_BYTES, 1
         base_name, top_name = (None if path is None else str(path) for path in (base, top))
         return self.driver.domain_block_commit(domain, "vda", base_name, top_name, bandwidth, flags, Origin("unix"))
 

@@ -137,7 +137,7 @@ def test_without_a_journal_a_shallow_one_that_broke_off_fails(
 
 
 def test_while_a_pull_writes_to_the_image(house: House, domain: Domain) -> None:
-    house.pull(domain, bandwidth=1)
+    house.pull(domain, is_held=True)
     _refused(84, lambda: house.driver.list_block_bitmaps(domain, "vda"))
     _refused(83, lambda: house.driver.clear_block_bitmap(domain, "vda", "b"))
     house.driver.domain_block_job_abort(domain, "vda", 0)

@@ -307,7 +307,7 @@ def test_destination_of_another_job(
     other = make_image(tmp_path / "r.raw", "raw", MIB)
     second = house.define(disk_xml(other, "raw"), name="vm2", uuid="22222222-2222-2222-2222-222222222222")
     path = tmp_path / "copy.qcow2"
-    house.rebase(domain, path, bandwidth=1)
+    house.rebase(domain, path, is_held=True)
     detail = f"destination '{path}' is in use by the block job on disk 'vda' of domain 'vm'"
     refused((83, 10, f"block copy still active: {detail}"), house.rebase, second, path)
     hard = tmp_path / "hard"

@@ -4,21 +4,21 @@
 from __future__ import annotations
 
 import os
-import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from lxml import etree
-from server.embedded.house import House, disk_xml
+from server.embedded.house import WAIT_S, House, disk_xml
 
 from virtblock.server.core.errors import VirError
 from virtblock.server.core.jobs import JobFilter
 from virtblock.server.core.model import BlockJobInfo, Domain, JobState, ParameterType, TypedParameter
 
 MIB = 1024 * 1024
-COPY, SHALLOW, REUSE, RAW = 8, 1, 2, 4
+COPY, SHALLOW, REUSE, RAW, BYTES = 8, 1, 2, 4, 64
 ASYNC, PIVOT = 1, 2
 
 
@@ -38,8 +38,8 @@ def domain(house: House, chain: Any) -> Any:
 
 @pytest.fixture
 def slow(house: House, domain: Domain, tmp_path: Path) -> Any:
-    """A copy that would take half a minute: held at 1 MiB/s."""
-    return house.rebase(domain, tmp_path / "copy.qcow2", bandwidth=1)
+    """A copy that gets nowhere before it is hastened."""
+    return house.rebase(domain, tmp_path / "copy.qcow2", is_held=True)
 
 
 def test_full_copy_with_pivot(
@@ -303,13 +303,14 @@ def test_pause_holds_and_resume_goes_on(
     refused(answer, driver.block_job_map, slow, 64)
 
 
-def test_progress_is_published(house: House, slow: Any) -> None:
-    deadline = threading.Event()
-    for _ in range(100):
-        progress = house.jobs.get(slow).progress
-        if progress.copied_bytes and progress.eta_s > 0:
-            break
-        deadline.wait(0.1)
+def test_progress_is_published(house: House, domain: Domain, tmp_path: Path) -> None:
+    job_id = house.rebase(domain, tmp_path / "copy.qcow2", COPY | BYTES, bandwidth=64 * 1024)
+    deadline = time.monotonic() + WAIT_S
+    progress = house.jobs.get(job_id).progress
+    while not (progress.copied_bytes and progress.eta_s > 0):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+        progress = house.jobs.get(job_id).progress
     assert progress.total_bytes > progress.remaining_bytes > 0
     assert progress.rate_bytes_per_s > 0
     assert progress.cur < progress.end
@@ -320,7 +321,7 @@ def test_two_disks_at_once_and_one_job_each(
 ) -> None:
     other = make_image(tmp_path / "r.raw", "raw", 4 * MIB, writes=[(0, 65536, 5)])
     domain = house.define(disk_xml(chain.top), disk_xml(other, "raw", target="vdb"))
-    house.rebase(domain, tmp_path / "a.qcow2", bandwidth=1)
+    house.rebase(domain, tmp_path / "a.qcow2", is_held=True)
     house.copied(domain, tmp_path / "b.raw", disk="vdb")
     message = "block copy still active: disk '{}' already in active block job"
     refused((83, 10, message.format("vda")), house.rebase, domain, tmp_path / "c.qcow2")

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from server.embedded.house import House, disk_xml
 
@@ -23,7 +23,7 @@ from virtblock.server.drivers.offline.context import EngineDoors
 
 MIB = 1024 * 1024
 ASYNC, PIVOT = 1, 2
-WAIT_S = 20
+WAIT_S = 60
 STILL_ENDING = (55, 10, "Requested operation is not valid: block job on disk 'vda' is still being ended")
 
 
@@ -346,7 +346,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None)
 @given(steps=STEPS)
 def test_whatever_is_called_a_job_ends_once_and_its_events_tell_it(
     make_house: Callable[..., House], make_image: Callable[..., Path], tmp_path_factory: Any, steps: Any
@@ -399,7 +399,7 @@ def do(it: Any, step: Any) -> None:
 def wait_settled(house: House, job_id: Any) -> None:
     """Until the job is READY or has ended."""
     settled = threading.Event()
-    for _ in range(2000):
+    for _ in range(100 * WAIT_S):
         state = house.jobs.get(job_id).state
         if state is JobState.READY or state.is_final:
             return

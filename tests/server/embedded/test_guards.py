@@ -28,7 +28,7 @@ def other(make_image: Callable[..., Path], tmp_path: Path) -> Any:
 def domain(house: House, make_chain: Any, other: Any, tmp_path: Path) -> Any:
     """vda is being copied, vdb is idle."""
     domain = house.define(disk_xml(make_chain().top), disk_xml(other, target="vdb"))
-    house.rebase(domain, tmp_path / "copy.qcow2", bandwidth=1)
+    house.rebase(domain, tmp_path / "copy.qcow2", is_held=True)
     return domain
 
 
@@ -86,9 +86,9 @@ def test_refused_while_the_copy_is_there_and_allowed_after_it(
 
 
 MERGES = {
-    "pull": lambda house, domain: house.pull(domain, bandwidth=1),
-    "commit": lambda house, domain: house.commit(domain, None, snap1_of(house, domain), bandwidth=1),
-    "active commit": lambda house, domain: house.commit(domain, None, None, 4, bandwidth=1),
+    "pull": lambda house, domain: house.pull(domain, is_held=True),
+    "commit": lambda house, domain: house.commit(domain, None, snap1_of(house, domain), is_held=True),
+    "active commit": lambda house, domain: house.commit(domain, None, None, 4, is_held=True),
 }
 
 

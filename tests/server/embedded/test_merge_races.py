@@ -23,7 +23,7 @@ from virtblock.server.drivers.offline.context import EngineDoors
 MIB = 1024 * 1024
 SHALLOW, DELETE, ACTIVE = 1, 2, 4
 ASYNC, PIVOT = 1, 2
-WAIT_S = 20
+WAIT_S = 60
 
 
 class Stage:

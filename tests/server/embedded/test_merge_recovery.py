@@ -20,8 +20,8 @@ from virtblock.server.core.model import Domain, JobState
 SHALLOW, DELETE, ACTIVE, COMMIT_BYTES = 1, 2, 4, 16
 PULL_BYTES = 64
 PIVOT = 2
-SLOW_BYTES_PER_S = 256 * 1024
-WAIT_S = 20
+SLOW_BYTES_PER_S = 64 * 1024
+WAIT_S = 60
 
 
 @pytest.fixture
@@ -341,7 +341,7 @@ else:
     while not house.jobs.get(job_id).progress.copied_bytes:
         time.sleep(0.01)
 print(job_id, flush=True)
-time.sleep(60)
+time.sleep(600)
 """
 
 

@@ -93,7 +93,7 @@ def test_a_source_that_was_written_meanwhile_fails_the_job(
 
 
 def test_paused_copy_stays_paused(house: House, domain: Domain, tmp_path: Path) -> None:
-    job_id = house.rebase(domain, tmp_path / "copy.qcow2", bandwidth=1)
+    job_id = house.rebase(domain, tmp_path / "copy.qcow2", is_held=True)
     house.driver.block_job_pause(job_id)
     house.restart()
     assert house.jobs.get(job_id).paused
@@ -106,7 +106,7 @@ def test_reused_destination_begins_anew(
     house: House, domain: Domain, chain: Any, qemu_img: Any, tmp_path: Path
 ) -> None:
     destination = qemu_img.create(tmp_path / "there.qcow2", "qcow2", chain.size_bytes)
-    job_id = house.rebase(domain, destination, COPY | REUSE, bandwidth=1)
+    job_id = house.rebase(domain, destination, COPY | REUSE, is_held=True)
     house.restart()
     house.driver.domain_block_job_set_speed(domain, "vda", 0, 0)
     house.wait_ready(job_id)
@@ -170,7 +170,7 @@ def test_ready_with_other_files_fails(house: House, domain: Domain, chain: Any, 
 
 
 def test_running_whose_source_is_gone_fails(house: House, domain: Domain, chain: Any, tmp_path: Path) -> None:
-    job_id = house.rebase(domain, tmp_path / "copy.qcow2", bandwidth=1)
+    job_id = house.rebase(domain, tmp_path / "copy.qcow2", is_held=True)
     house.stop()
     chain.base.unlink()
     house.start()
@@ -202,7 +202,7 @@ def test_new_job_of_a_killed_process_fails(
 
 
 def test_abort_that_a_killed_process_had_promised(house: House, domain: Domain, chain: Any, tmp_path: Path) -> None:
-    job_id = house.rebase(domain, tmp_path / "copy.qcow2", bandwidth=1)
+    job_id = house.rebase(domain, tmp_path / "copy.qcow2", is_held=True)
     house.driver.close()
     house.jobs.transition(job_id, JobState.ABORTING)
     house.store.close()
@@ -238,7 +238,7 @@ def test_published_before_it_could_be_said(
     job_id = house.rebase(domain, destination)
     copy_job = house.driver._running.find(job_id)
     assert copy_job is not None
-    copy_job.ended.wait(20)
+    copy_job.ended.wait(60)
     monkeypatch.undo()
     assert house.jobs.get(job_id).state is JobState.RUNNING
     inode = destination.stat().st_ino
@@ -255,7 +255,7 @@ def test_published_before_it_could_be_said(
 def test_partial_file_of_a_killed_process_is_removed(house: House, domain: Domain, tmp_path: Path) -> None:
     """Found by its inode, so that nobody else's file of that name is lost."""
     destination = tmp_path / "copy.qcow2"
-    job_id = house.rebase(domain, destination, bandwidth=1)
+    job_id = house.rebase(domain, destination, is_held=True)
     partial = tmp_path / "copy.qcow2.virtblock-partial"
     keep = tmp_path / "keep"
     os.link(partial, keep)
@@ -267,13 +267,13 @@ def test_partial_file_of_a_killed_process_is_removed(house: House, domain: Domai
     assert house.jobs.get(job_id).state is JobState.CANCELED
     assert not partial.exists()
     partial.write_bytes(b"not ours")
-    job_id = house.rebase(domain, tmp_path / "next.qcow2", bandwidth=1)
+    job_id = house.rebase(domain, tmp_path / "next.qcow2", is_held=True)
     house.restart()
     assert partial.read_bytes() == b"not ours"
 
 
 def test_record_that_cannot_be_read_fails_and_stops_nothing(house: House, domain: Domain, tmp_path: Path) -> None:
-    broken = house.rebase(domain, tmp_path / "copy.qcow2", bandwidth=1)
+    broken = house.rebase(domain, tmp_path / "copy.qcow2", is_held=True)
     house.driver.close()
     house.jobs.update(broken, details={})
     house.store.close()
@@ -301,7 +301,7 @@ job_id = house.rebase(domain, destination, bandwidth=int(bandwidth))
 if bandwidth == "0":
     house.wait_ready(job_id)
 print(job_id, flush=True)
-time.sleep(60)
+time.sleep(600)
 """
 
 

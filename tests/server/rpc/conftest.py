@@ -40,7 +40,7 @@ from virtblock.v1 import (
 )
 
 DOMAIN = Domain(connection_uri="fake:///", name="guest", uuid="0a0b0c0d-0000-4000-8000-000000000001")
-CALL_TIMEOUT_S = 20
+CALL_TIMEOUT_S = 60
 
 
 class FakeDriver:

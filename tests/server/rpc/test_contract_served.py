@@ -44,7 +44,7 @@ READING = {
     "ListBlockBitmaps",
 }  # fmt: skip
 SERVICER_LINES_MAX = 12
-TIMEOUT_S = 10
+TIMEOUT_S = 60
 
 
 def full_name(method: MethodDescriptor) -> str:

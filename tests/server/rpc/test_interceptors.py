@@ -23,7 +23,7 @@ from virtblock.v1 import block_job_service_pb2 as messages
 
 METHOD = "/virtblock.v1.BlockJobService/WatchBlockJobs"
 REQUEST = messages.WatchBlockJobsRequest()
-TIMEOUT_S = 15
+TIMEOUT_S = 60
 
 
 class CallContext:

@@ -12,7 +12,7 @@ import pytest
 from virtblock.server.core.errors import ErrorNumber, VirError
 from virtblock.server.rpc.pools import WorkerPool
 
-WAIT_S = 10
+WAIT_S = 60
 
 
 @pytest.fixture

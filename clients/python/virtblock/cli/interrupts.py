@@ -7,12 +7,12 @@ only noted, and wakes the wait; a second one ends the program in the usual way; 
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from types import FrameType
 from typing import Generic, TypeVar
 
@@ -62,23 +62,26 @@ class Inbox(Generic[T]):
         while True:
             if self._interrupted:
                 return INTERRUPTED
-            now_s = time.monotonic()
-            if self._deadline_s is not None and now_s >= self._deadline_s:
-                return TIMED_OUT
-            if until_s is not None and now_s >= until_s:
-                return None
-            limits = [limit - now_s for limit in (self._deadline_s, until_s) if limit is not None]
-            try:
-                item = self._items.get(timeout=min(limits) if limits else None)
-            except queue.Empty:
-                continue
+            item = None
+            # What has come already comes before any limit.
+            if not self._items.empty():
+                item = self._items.get()
+            else:
+                now_s = time.monotonic()
+                if self._deadline_s is not None and now_s >= self._deadline_s:
+                    return TIMED_OUT
+                if until_s is not None and now_s >= until_s:
+                    return None
+                limits = [limit - now_s for limit in (self._deadline_s, until_s) if limit is not None]
+                with contextlib.suppress(queue.Empty):
+                    item = self._items.get(timeout=min(limits) if limits else None)
             if isinstance(item, BaseException):
                 raise item
             if item is not None:
                 return item
 
 
-@contextmanager
+@contextlib.contextmanager
 def caught_interrupt(note: Callable[[], None]) -> Iterator[None]:
     """Have the first SIGINT call `note`, and further ones do what they did before."""
     before = signal.getsignal(signal.SIGINT)
