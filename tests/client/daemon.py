@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-START_TIMEOUT_S = 30
+START_TIMEOUT_S = 120
 
 
 class Daemon:
