@@ -340,6 +340,7 @@ if bandwidth == "0":
 else:
     while not house.jobs.get(job_id).progress.copied_bytes:
         time.sleep(0.01)
+    house.driver.domain_block_job_set_speed(domain, "vda", 1, 1)
 print(job_id, flush=True)
 time.sleep(600)
 """
