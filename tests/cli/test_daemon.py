@@ -353,3 +353,35 @@ def test_pull_and_commit_from_the_shell(
     assert (done.returncode, done.stdout) == (0, "\nPull complete\n"), done.stderr
     assert "backing-filename" not in qemu_img.info(overlay)
     assert qemu_img.is_same(golden, "raw", overlay, "qcow2")
+
+
+def test_jobs_are_listed_drawn_and_followed(shell: Shell, tmp_path: Path) -> None:
+    dest = tmp_path / "copy.qcow2"
+    assert shell("blockcopy", "guest", "vda", str(dest), *STANDING_STILL).returncode == 0
+    job_id = shell("-q", "jobs", "--id").stdout.strip()
+    assert shell("jobs").stdout.splitlines()[2].split()[:3] == [job_id, "guest", "vda"]
+    drawn = shell("map", job_id, "--cells", "64").stdout.splitlines()
+    assert drawn[0] == f"{job_id}  guest vda  running"
+    assert len(drawn[1]) == 64 and drawn[1].endswith("·" * 16)
+    assert set(drawn[1][:48]) <= {"░", "▓"}
+    rescue, picture = tmp_path / "map", tmp_path / "map.svg"
+    written = shell("map", job_id, "--cells", "64", "--ddrescue", str(rescue), "--svg", str(picture))
+    assert written.returncode == 0, written.stderr
+    blocks = [line.split() for line in rescue.read_text().splitlines() if not line.startswith("#")][1:]
+    assert blocks == [["0x00000000", "0x03000000", "?"], ["0x03000000", "0x01000000", "+"]]
+    exit_code, shown = run_on_terminal(shell.command("map", job_id), interrupt_at="to do")
+    assert exit_code == 0, shown
+    exit_code, shown = run_on_terminal(shell.command("top"), interrupt_at=job_id)
+    assert exit_code == 0 and "Re-dirtied" in shown
+    left = shell("attach", job_id, "--timeout", "1")
+    assert (left.returncode, left.stdout) == (1, f"Left job {job_id}, which goes on\n\n")
+    with subprocess.Popen(shell.command("attach", job_id), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as following:
+        assert shell("blockjob", "guest", "vda", "0").returncode == 0
+        followed, _ = following.communicate(timeout=RUN_TIMEOUT_S)
+    assert (following.returncode, followed.decode()) == (0, f"Job {job_id} is ready\n\n")
+    assert shell("map", job_id, "--cells", "64").stdout.splitlines()[1] == "█" * 48 + "·" * 16
+    assert shell("blockjob", "guest", "vda", "--abort").returncode == 0
+    assert shell("jobs").stdout.count("\n") == 3
+    assert shell("jobs", "--all").stdout.splitlines()[2].split()[5] == "canceled"
+    ended = shell("map", job_id)
+    assert ended.stdout.splitlines()[0] == f"{job_id}  guest vda  canceled"

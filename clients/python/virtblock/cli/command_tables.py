@@ -305,6 +305,57 @@ SNAPSHOT_CREATE_AS = Command(
     ),
     "snapshot_commands:run_snapshot_create_as",
 )
+_JOB = Option("job", "the job's id", Kind.TEXT, required=True)
+JOBS = Command(
+    "jobs",
+    "list block jobs",
+    "List the block jobs that go on, on every connection, newest first.",
+    (
+        Option("domain", "jobs of this domain alone: name, id or uuid", Kind.TEXT),
+        Option("all", "ended jobs too, with their reasons"),
+        Option("id", "list the jobs' ids only"),
+    ),
+    "job_commands:run_jobs",
+)
+ATTACH = Command(
+    "attach",
+    "follow a block job",
+    "Show a block job's progress until it is ready or has ended. Ctrl-C leaves the job alone.",
+    (_JOB, Option("timeout", "leave the job alone after these seconds", Kind.NUMBER)),
+    "job_commands:run_attach",
+)
+MAP = Command(
+    "map",
+    "draw what a block job has done of its disk",
+    "Draw a block job's disk in cells: done, copying, to do, zero, dirty again, failed.\n"
+    "On a terminal it is drawn anew until the job has ended, or Ctrl-C.",
+    (
+        _JOB,
+        Option("once", "draw it once"),
+        Option("cells", "into how many cells the disk is divided, at most", Kind.NUMBER),
+        Option("svg", "write it into this file as an SVG picture instead", Kind.TEXT, by_name_only=True),
+        Option("ddrescue", "write it into this file as a map file of GNU ddrescue", Kind.TEXT, by_name_only=True),
+    ),
+    "job_commands:run_map",
+)
+TOP = Command(
+    "top",
+    "show all block jobs live",
+    "Show the block jobs that go on: how much is done, rate, time left, and what the guest wrote over again.\n"
+    "On a terminal until Ctrl-C; elsewhere once.",
+    (
+        Option("domain", "jobs of this domain alone: name, id or uuid", Kind.TEXT),
+        Option("count", "show them so many times, a second apart", Kind.NUMBER, by_name_only=True),
+    ),
+    "job_commands:run_top",
+)
+COMPLETION = Command(
+    "completion",
+    "print a completion script",
+    "Print a script that completes command lines: of bash, or of zsh.",
+    (Option("shell", "bash or zsh", Kind.TEXT, required=True),),
+    "",
+)
 _HELP_SUMMARY = "Prints global help, command specific help, or help for a group of related commands"
 HELP = Command(
     "help",
@@ -324,6 +375,7 @@ GROUPS = (
     Group("Domain Events", "events", (EVENT,)),
     Group("Snapshot", "snapshot", (SNAPSHOT_CREATE_AS,)),
     Group("Bitmap", "bitmap", (BITMAP_ADD, BITMAP_CLEAR, BITMAP_LIST, BITMAP_REMOVE)),
-    Group("virtblock itself", "virtblock", (HELP,)),
+    Group("Block Job", "job", (ATTACH, JOBS, MAP, TOP)),
+    Group("virtblock itself", "virtblock", (COMPLETION, HELP)),
 )
 COMMANDS = {command.name: command for group in GROUPS for command in group.commands}

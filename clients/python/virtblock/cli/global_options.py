@@ -56,6 +56,9 @@ _SHORT = {
     "-h": "--help",
     "-v": "--version",
 }
+GLOBAL_WORDS = {word: word in _VALUES for word in (*_VALUES, *_SWITCHES)}
+GLOBAL_WORDS |= {short: long in _VALUES for short, long in _SHORT.items()}
+"""Every global option, long and short, and whether it takes a value."""
 _LONG_TO_SHORT = {long: short for short, long in _SHORT.items()}
 
 HELP = """

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from importlib import metadata
 from typing import TextIO
 
-from virtblock.cli.command_tables import COMMANDS, GROUPS
+from virtblock.cli.command_tables import COMMANDS, COMPLETION, GROUPS
+from virtblock.cli.completion import run_completion
 from virtblock.cli.failures import CommandError, UsageError
 from virtblock.cli.global_options import HELP, HELP_END, GlobalOptions, parse_global_options
 from virtblock.cli.grammar import Invocation, parse, split_commands
@@ -110,7 +111,10 @@ def _answer_help(invocation: Invocation, output: Output) -> int:
 
 
 def run_help(output: Output, invocation: Invocation) -> None:
-    """`help`, `help COMMAND`, `help GROUP`, and `COMMAND --help`."""
+    """What needs no server: `help`, `help COMMAND`, `help GROUP`, `COMMAND --help`, and `completion`."""
+    if invocation.command is COMPLETION and not invocation.has("help"):
+        run_completion(output, invocation)
+        return
     name = invocation.command.name if invocation.has("help") else invocation.text("command")
     text = _help_for(name)
     output.result({"help": text}, text)

@@ -99,7 +99,7 @@ class Bar:
         self._columns = columns
         self._readings: list[tuple[float, int]] = []
         self._shown = ""
-        can_draw = _can_encode(stream, _FULL + _EIGHTHS)
+        can_draw = can_encode(stream, _FULL + _EIGHTHS)
         self._full, self._eighths = (_FULL, _EIGHTHS) if can_draw else ("#", " ")
 
     def show(self, cur: int, end: int, rate_bytes_per_s: int, eta_s: int) -> None:
@@ -133,7 +133,7 @@ class Bar:
         return (last_cur - first_cur) / (last_s - first_s) if last_s > first_s else 0.0
 
     def _draw(self, share: float, notes: str) -> None:
-        columns = self._columns or _columns_of(self._stream)
+        columns = self._columns or columns_of(self._stream)
         # The last column stays free: a terminal may wrap when it is written.
         cells = min(columns - 1 - width_of(f"{self._label}: [] {notes}"), BAR_CELLS_MAX)
         if cells >= BAR_CELLS_MIN:
@@ -167,7 +167,8 @@ def duration_text(duration_s: int) -> str:
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
-def _can_encode(stream: TextIO, text: str) -> bool:
+def can_encode(stream: TextIO, text: str) -> bool:
+    """Whether the stream can show all of the text."""
     try:
         text.encode(stream.encoding or "ascii")
     except (UnicodeEncodeError, LookupError):
@@ -175,7 +176,8 @@ def _can_encode(stream: TextIO, text: str) -> bool:
     return True
 
 
-def _columns_of(stream: TextIO) -> int:
+def columns_of(stream: TextIO) -> int:
+    """The width of the terminal behind the stream; 80 where it is not known."""
     try:
         # A terminal that nobody sized says 0.
         return os.get_terminal_size(stream.fileno()).columns or 80
