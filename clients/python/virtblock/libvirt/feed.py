@@ -53,7 +53,8 @@ class EventFeed:
         self._client = client
         self._loop = loop
         self._on_loss = on_loss
-        self._lock = threading.Lock()
+        # The collector may end a connection, and so a feed, from within any of these calls.
+        self._lock = threading.RLock()
         self._registrations: dict[int, _Registration] = {}
         self._next_id = 0
         self._waiting: deque[DomainEvent | int] = deque()

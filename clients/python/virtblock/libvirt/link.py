@@ -46,7 +46,8 @@ class Link:
         self.feed: EventFeed | None = None
         self.last_error: RawError | None = None
         self._refuses_changes = refuses_changes
-        self._lock = threading.Lock()
+        # Handles that are collected release themselves from wherever the collector runs, also within these calls.
+        self._lock = threading.RLock()
         self._user_count = 1
         self._lost_reason: int | None = None
         _links.add(self)
@@ -196,6 +197,6 @@ def _names_host(server: str | None) -> bool:
 
 @atexit.register
 def _end_all() -> None:
-    """No stream outlives the interpreter."""
+    """No stream outlives the interpreter. The program's event loop may be gone by now, so it is left alone."""
     for link in list(_links):
-        link.end()
+        link.client.close()
