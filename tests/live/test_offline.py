@@ -436,6 +436,7 @@ def test_a_killed_daemon_goes_on(guest: Guest, libvirtd: PrivateLibvirtd, tmp_pa
         daemon.close()
     assert str(path_of(guest)) in definition(guest)
     assert content(path_of(guest)) == data
+    assert path_of(guest).stat().st_uid == guest.images[0].stat().st_uid
     guest.domain.create()
 
 

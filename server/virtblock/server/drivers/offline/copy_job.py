@@ -96,13 +96,14 @@ class CopyJob(EngineJob):
                 logger.warning("job %s cannot be pivoted: %s", self.job_id, error.message)
 
     def _own_new_file(self) -> None:
+        """The new file belongs to whom the source belongs, also when an earlier process began it."""
         if self.spec.is_reused or self.spec.destination.type == "block":
             return
         path = self.spec.destination_path + PARTIAL_SUFFIX
         try:
             take_over(self.source_path, path)
         except FileNotFoundError:
-            return  # an empty file that is a block device's name after all: there is no new file
+            return  # the destination is a block device, whatever its type says
         except OSError as error:
             raise system_error(error.errno or errno.EIO, f"cannot set owner and mode of '{path}'") from None
 
