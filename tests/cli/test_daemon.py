@@ -372,7 +372,8 @@ def test_jobs_are_listed_drawn_and_followed(shell: Shell, tmp_path: Path) -> Non
     exit_code, shown = run_on_terminal(shell.command("map", job_id), interrupt_at="to do")
     assert exit_code == 0, shown
     exit_code, shown = run_on_terminal(shell.command("top"), interrupt_at=job_id)
-    assert exit_code == 0 and "Re-dirtied" in shown
+    assert exit_code == 0 and "\x1b[H\x1b[J Job" in shown
+    assert json.loads(shell("top", "--json").stdout)["jobs"][0]["redirtied_bytes"] == 0
     left = shell("attach", job_id, "--timeout", "1")
     assert (left.returncode, left.stdout) == (1, f"Left job {job_id}, which goes on\n\n")
     with subprocess.Popen(shell.command("attach", job_id), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as following:

@@ -37,6 +37,7 @@ RUNNING = job_record(
     cur=25 * MIB,
     total_bytes=100 * MIB,
     copied_bytes=25 * MIB,
+    zero_bytes=900 * MIB,
     remaining_bytes=80 * MIB,
     rate_bytes_per_s=10 * MIB,
     eta_s=8,

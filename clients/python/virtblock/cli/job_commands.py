@@ -232,7 +232,11 @@ def _show_top(session: Session, jobs: list[BlockJob]) -> None:
         session.output.result({"time": time.time(), "jobs": rows})
         return
     text = table_text(_TOP_HEADER, [_top_row(job) for job in jobs])
-    session.output.text((CLEAR_SCREEN if _can_redraw(session) else "") + text)
+    if _can_redraw(session):
+        # A line that wraps would tear the table.
+        columns = columns_of(session.output.out) - 1
+        text = CLEAR_SCREEN + "".join(f"{line[:columns]}\n" for line in text.splitlines())
+    session.output.text(text)
 
 
 def _top_row(job: BlockJob) -> list[str]:
@@ -247,8 +251,10 @@ def _top_row(job: BlockJob) -> list[str]:
 
 
 def _redirtied_bytes(job: BlockJob) -> int | None:
-    """What the guest wrote over again since it was copied: work beyond the plan. None: the plan is not known."""
-    figures = (job.total_bytes, job.copied_bytes, job.zero_bytes, job.remaining_bytes)
-    if min(figures) < 0:
+    """What the guest wrote over again since it was copied: data beyond the plan. None: the plan is not known.
+
+    Zeroes are left out, for holes are among them that were never in the plan.
+    """
+    if min(job.total_bytes, job.copied_bytes, job.remaining_bytes) < 0:
         return None
-    return max(job.copied_bytes + job.zero_bytes + job.remaining_bytes - job.total_bytes, 0)
+    return max(job.copied_bytes + job.remaining_bytes - job.total_bytes, 0)
