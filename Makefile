@@ -20,11 +20,14 @@ test-again:
 	@echo "make: these failed beside others; each once more, alone. One that passes now depends on timing: mend the test or the code."
 	@$(PY) -m pytest --last-failed --last-failed-no-failures none -rA -m "not oracle"
 
-live: setup-test ## Our server beside libvirt itself, call for call, and both daemons killed; about ten minutes
+live: setup-test ## Our server beside libvirt itself at length: recorded answers asked anew, guests that write, daemons killed
 	@$(PY) -m pytest -n 2 -m oracle tests/live
 
 corpus: setup-test ## Images of every kind copied in every way: every three values of all options; about ten minutes
 	@$(PY) -m pytest -n 2 -m oracle tests/engine
+
+record-live: setup-test ## Ask the installed libvirt every case of the comparison anew, or CASES='pull-*'; commit what it writes
+	@PYTHONPATH=tests $(PY) -m live.record $(CASES)
 
 check: setup-test ## The fast tests and the C core's own; under five minutes
 	@tests/engine/core/run.sh plain
@@ -32,6 +35,7 @@ check: setup-test ## The fast tests and the C core's own; under five minutes
 
 bench: setup-bench ## Copying speed beside other programs'; ROWS=raw,chain for some rows, FAST=1 for small disks
 	@$(PY) tests/bench/run.py --rows "$(ROWS)" $(if $(FAST),--fast)
+	@$(if $(ROWS),,$(PY) tests/bench/live_cost.py)
 
 lint: setup-test ## Style, types, import contracts, the proto rules and stubs, C warnings as errors
 	@$(PY) -m ruff check .

@@ -44,7 +44,7 @@ class GuestMaker:
             writes = TOP_WRITES if below else BASE_WRITES
             images.insert(0, self._libvirtd.make_image(f"{name}-{level}.qcow2", backing=below, write=writes))
         connection = libvirt.open(self._libvirtd.uri)  # a new one: tests kill libvirtd
-        xml = domain_xml(name, [disk_xml(images[0])])
+        xml = domain_xml(name, [disk_xml(images[0])], self._libvirtd.domain_type)
         if is_persistent or not is_running:
             domain = connection.defineXML(xml)
             if is_running:

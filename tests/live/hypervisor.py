@@ -2,15 +2,18 @@
 """A libvirtd of the tests' own, and domains on it.
 
 Owns: a session daemon in a folder of its own, run as nobody where the tests run as root (libvirtd as root is always the
-machine's one), and guests without an operating system. Invariants: nothing of the machine's own libvirt is touched; the
-daemon may be stopped, killed and started again while its guests go on; `close` ends all of them.
+machine's one), and guests without an operating system, on KVM where that works. Invariants: nothing of the machine's
+own libvirt is touched, and /dev/kvm keeps its rights: the daemon gets a mount namespace in which a node that nobody may
+open stands in its place; the daemon may be stopped, killed and started again while its guests go on; `close` ends all.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import tempfile
 import time
@@ -24,6 +27,10 @@ NOBODY = 65534
 START_TIMEOUT_S = 30
 STOP_TIMEOUT_S = 15
 QUIET_SHUTDOWN = "0"  # libvirtd -t: never stop for lack of clients
+KVM_DEVICE = Path("/dev/kvm")
+KVM_CREATE_VM = 0xAE01
+# "tcg": as on a machine without KVM.
+ACCELERATOR_VARIABLE = "VIRTBLOCK_LIVE_ACCELERATOR"
 
 
 class HypervisorUnavailable(Exception):
@@ -45,6 +52,8 @@ class PrivateLibvirtd:
         if self.is_root:
             self.give_away(folder, *folder.iterdir())
         self._process: subprocess.Popen[bytes] | None = None
+        self._kvm_node = self._make_kvm_node()
+        self.domain_type = "qemu" if self._kvm_node is None else "kvm"
 
     @property
     def uri(self) -> str:
@@ -60,6 +69,9 @@ class PrivateLibvirtd:
     def start(self) -> None:
         """Starts it and waits until it answers."""
         identity = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"] if self.is_root else []
+        if self._kvm_node not in (None, KVM_DEVICE):
+            mount = 'mount --bind "$0" /dev/kvm && exec "$@"'
+            identity = ["unshare", "--mount", "sh", "-c", mount, str(self._kvm_node), *identity]
         environ = {
             "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             "HOME": str(self.folder / "home"),
@@ -86,6 +98,27 @@ class PrivateLibvirtd:
                     raise HypervisorUnavailable(f"libvirtd does not answer: {error}\n{said}") from None
                 time.sleep(0.05)
 
+    def qemu_pid(self, name: str) -> int:
+        """The process of a guest that runs."""
+        return int((self.folder / f"run/libvirt/qemu/run/{name}.pid").read_text())
+
+    def _make_kvm_node(self) -> Path | None:
+        """The node by which the daemon's guests reach KVM; None where they cannot."""
+        if os.environ.get(ACCELERATOR_VARIABLE) == "tcg" or not _has_kvm(KVM_DEVICE):
+            return None
+        if not self.is_root:
+            return KVM_DEVICE
+        node = self.folder / "kvm"
+        try:
+            os.mknod(node, stat.S_IFCHR | 0o600, KVM_DEVICE.stat().st_rdev)
+        except OSError:
+            return None
+        self.give_away(node)
+        can_mount = subprocess.run(
+            ["unshare", "--mount", "mount", "--bind", str(node), str(KVM_DEVICE)], capture_output=True, check=False
+        )
+        return node if _has_kvm(node) and can_mount.returncode == 0 else None
+
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
         """Ends the daemon; its guests go on."""
         assert self._process is not None
@@ -100,7 +133,7 @@ class PrivateLibvirtd:
         running = connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
         # libvirt takes more than a second for each, most of it waiting.
         with ThreadPoolExecutor(16) as threads:
-            list(threads.map(lambda domain: domain.destroy(), running))
+            list(threads.map(_destroy, running))
         connection.close()
         self.stop()
 
@@ -118,11 +151,28 @@ class PrivateLibvirtd:
         return path
 
 
-def domain_xml(name: str, disks: Sequence[str]) -> str:
-    """A guest without an operating system. `disks`: `<disk>` elements."""
-    kind = "kvm" if os.access("/dev/kvm", os.R_OK | os.W_OK) and os.geteuid() != 0 else "qemu"
+def _destroy(domain: libvirt.virDomain) -> None:
+    try:
+        domain.destroy()
+    except libvirt.libvirtError as error:
+        if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:  # it ended by itself meanwhile
+            raise
+
+
+def _has_kvm(node: Path) -> bool:
+    """Whether a virtual machine can be made through the node."""
+    try:
+        with node.open("r+b", buffering=0) as device:
+            os.close(fcntl.ioctl(device, KVM_CREATE_VM, 0))
+    except OSError:
+        return False
+    return True
+
+
+def domain_xml(name: str, disks: Sequence[str], domain_type: str = "qemu") -> str:
+    """A guest without an operating system. `disks`: `<disk>` elements; `domain_type`: that of the daemon."""
     return (
-        f"<domain type='{kind}'><name>{name}</name><memory unit='MiB'>32</memory><vcpu>1</vcpu>"
+        f"<domain type='{domain_type}'><name>{name}</name><memory unit='MiB'>32</memory><vcpu>1</vcpu>"
         "<os><type arch='x86_64' machine='pc'>hvm</type></os>"
         f"<devices>{''.join(disks)}</devices></domain>"
     )

@@ -142,12 +142,13 @@ def _plain(value: Any) -> Any:
 
 
 def _info(info: Any) -> Any:
-    """{} and None both mean that there is no job."""
+    """{} and None both mean that there is no job. How much a mirror counts in all is chance: "all" stands for it."""
     if not info:
         return None
-    if isinstance(info, dict):
-        return {key: info[key] for key in ("type", "bandwidth", "cur", "end")}
-    return {"type": int(info.type), "bandwidth": info.bandwidth, "cur": info.cur, "end": info.end}
+    keys = ("type", "bandwidth", "cur", "end")
+    found = info if isinstance(info, dict) else {key: getattr(info, key) for key in keys}
+    plain = {key: int(found[key]) for key in keys}
+    return {**plain, "cur": "all", "end": "all"} if plain["cur"] == plain["end"] > 0 else plain
 
 
 def _limit(info: Any) -> Any:

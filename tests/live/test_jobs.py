@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 
 import libvirt
 import pytest
@@ -40,6 +41,15 @@ def test_a_copy_is_followed_to_its_pivot(stack: Stack, make_guest: MakeGuest) ->
         (16, "vda", 2, 0),
     ]
     assert stack.states(guest.uuid)[:2] == [JobState.NEW, JobState.RUNNING]
+
+
+def test_the_information_on_a_job_is_libvirts(stack: Stack, make_guest: MakeGuest) -> None:
+    guest = make_guest()
+    job_id, _ = begin_copy(stack, guest)
+    stack.wait_for(job_id, JobState.READY)
+    info = stack.blocks.get_block_job_info(CALLER, selector(guest.uuid), "vda", 0)
+    assert info is not None
+    assert asdict(info) == guest.domain.blockJobInfo("vda", 0)
 
 
 def test_an_abort_is_canceled(stack: Stack, make_guest: MakeGuest) -> None:
