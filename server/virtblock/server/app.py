@@ -21,7 +21,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -35,7 +35,7 @@ from virtblock.server.core.bitmap_api import BitmapApi
 from virtblock.server.core.block_api import BlockApi
 from virtblock.server.core.block_job_api import BlockJobApi
 from virtblock.server.core.connect_api import ConnectApi
-from virtblock.server.core.connections import Connections
+from virtblock.server.core.connections import Connections, offers
 from virtblock.server.core.domain_api import DomainApi
 from virtblock.server.core.driver import Driver
 from virtblock.server.core.errors import VirError
@@ -125,6 +125,8 @@ class Daemon:
         self._drivers: list[Driver] = []
         self._opened: list[Driver] = []
         self._addresses: list[str] = []
+        self._is_alive: dict[str, bool] = {}  # of each connection
+        self._tellings: set[asyncio.Task[None]] = set()
         self._floor: Floor | None = None
         self._tls: ServerTls | None = None
 
@@ -186,6 +188,8 @@ class Daemon:
             self._addresses.append(await server.bind())
         for server in self._servers:
             await server.start()
+        for uri in self._is_alive:
+            await self._tell_health(uri)
         logger.info("serving", extra={"fields": {"addresses": " ".join(self._addresses)}})
 
     def _load_tls(self) -> None:
@@ -222,7 +226,9 @@ class Daemon:
         for uri in self.config.connection:
             factory = self._driver_factories[hypervisor_of(uri)]
             parts = DriverParts(uri, store, jobs, events, policy, self.config, journals)
-            self._drivers.append(cast(Driver, factory(parts)))
+            driver = cast(Driver, factory(parts))
+            self._drivers.append(driver)
+            self._watch(driver)
         connections = Connections(self._drivers)
         return Floor(
             connect=ConnectApi(connections),
@@ -232,6 +238,28 @@ class Daemon:
             bitmaps=BitmapApi(connections),
             server_version=metadata.version("virtblock"),
         )
+
+    def _watch(self, driver: Driver) -> None:
+        """Keep the health of the driver's connection. One that cannot be lost is well."""
+        uri, loop = driver.uri, asyncio.get_running_loop()
+        self._is_alive[uri] = not offers(driver, "watch_alive")
+
+        def take(is_alive: bool) -> None:
+            self._is_alive[uri] = is_alive
+            telling = asyncio.ensure_future(self._tell_health(uri))
+            self._tellings.add(telling)
+            telling.add_done_callback(self._tellings.discard)
+
+        def told(is_alive: bool) -> None:
+            with suppress(RuntimeError):  # the loop is closed: nobody asks any more
+                loop.call_soon_threadsafe(take, is_alive)
+
+        if not self._is_alive[uri]:
+            driver.watch_alive(told)
+
+    async def _tell_health(self, uri: str) -> None:
+        for server in self._servers:
+            await server.set_connection_health(uri, is_alive=self._is_alive[uri])
 
     async def _open_drivers(self) -> None:
         for driver in self._drivers:

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import grpc
 import pytest
@@ -144,7 +145,12 @@ class TestDeadlines:
 
     async def test_looking_works_while_every_blocking_worker_is_held(self, stack: Any, stubs: Any) -> None:
         stack.driver.gate.clear()
-        held = [stubs.domain.GetXMLDesc(XML_REQUEST) for _ in range(limits.BLOCKING_THREAD_COUNT + 4)]
+        # Requests that name their domains differently: those of one domain do not get all the workers.
+        requests = [
+            domain_service_pb2.GetXMLDescRequest(domain=common_pb2.DomainSelector(uuid=str(uuid4())))
+            for _ in range(limits.BLOCKING_THREAD_COUNT + 4)
+        ]
+        held = [stubs.domain.GetXMLDesc(request) for request in requests]
         codes = [asyncio.ensure_future(call.code()) for call in held]
         for _ in range(limits.BLOCKING_THREAD_COUNT):
             await until(lambda: stack.driver.entered.acquire(blocking=False))
@@ -153,6 +159,19 @@ class TestDeadlines:
         assert stack.driver.finished_count == 0
         stack.driver.gate.set()
         assert set(await asyncio.gather(*codes)) == {grpc.StatusCode.OK}
+
+    async def test_one_domain_does_not_hold_every_worker(self, stack: Any, stubs: Any) -> None:
+        stack.driver.gate.clear()
+        held = [stubs.domain.GetXMLDesc(XML_REQUEST) for _ in range(limits.BLOCKING_THREAD_COUNT + 4)]
+        codes = [asyncio.ensure_future(call.code()) for call in held]
+        for _ in range(limits.DOMAIN_THREADS_MAX):
+            await until(lambda: stack.driver.entered.acquire(blocking=False))
+        other = domain_service_pb2.GetXMLDescRequest(domain=common_pb2.DomainSelector(uuid=str(uuid4())))
+        call = asyncio.ensure_future(stubs.domain.GetXMLDesc(other).code())
+        await until(lambda: stack.driver.entered.acquire(blocking=False))
+        assert stack.driver.finished_count == 0
+        stack.driver.gate.set()
+        assert {await call, *await asyncio.gather(*codes)} == {grpc.StatusCode.OK}
 
 
 class TestJobs:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from virtblock.server.core.errors import ErrorNumber, VirError
+from virtblock.server.rpc import limits
 from virtblock.server.rpc.pools import WorkerPool
 
 WAIT_S = 60
@@ -81,4 +82,25 @@ async def test_a_full_queue_is_told_at_once(gate: threading.Event) -> None:
     await asyncio.gather(*calls)
     await until(lambda: pool.admitted_count == 0)
     await pool.run(lambda: None)
+    pool.close()
+
+
+async def test_a_key_has_its_share_of_the_threads_and_no_more(gate: threading.Event) -> None:
+    pool = WorkerPool("test", limits.DOMAIN_THREADS_MAX + 1)
+    begun = threading.Semaphore(0)
+
+    def work() -> None:
+        begun.release()
+        gate.wait(WAIT_S)
+
+    calls = [asyncio.ensure_future(pool.run_for("stuck", work)) for _ in range(limits.DOMAIN_THREADS_MAX * 3)]
+    for _ in range(limits.DOMAIN_THREADS_MAX):
+        await until(lambda: begun.acquire(blocking=False))
+    assert await pool.run_for("other", divmod, 7, 2) == (3, 1)
+    assert pool.admitted_count == limits.DOMAIN_THREADS_MAX
+    calls.pop().cancel()
+    gate.set()
+    await asyncio.gather(*calls)
+    await until(lambda: pool.admitted_count == 0)
+    assert not pool._turns, "a key that nobody uses is forgotten"
     pool.close()

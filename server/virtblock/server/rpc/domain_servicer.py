@@ -153,7 +153,7 @@ class DomainServicer(Servicing, domain_service_pb2_grpc.DomainServiceServicer):
         self, request: blocks.GetBlockJobInfoRequest, context: Context
     ) -> blocks.GetBlockJobInfoResponse:
         api, caller = self._floor.blocks, self._caller(context)
-        info = await self._cheap(
+        info = await self._blocking(  # libvirt asks the hypervisor
             api.get_block_job_info, caller, selector_of(request.domain), or_null(request, "disk"), request.flags
         )
         return block_job_info_message(info)

@@ -44,6 +44,8 @@ CONNECTION_IDLE_MS_MAX = 10 * 60 * 1000
 
 # Threads for calls that may wait for a disk, a lock or a hypervisor. libvirtd has 20 for the same end.
 BLOCKING_THREAD_COUNT = 16
+# Of them, for calls on one domain. A hypervisor works on one call of a domain at a time, and may not answer at all.
+DOMAIN_THREADS_MAX = 4
 # Threads for calls that only look into memory or the store, which so answer while all of the others wait. libvirtd
 # has 5.
 CHEAP_THREAD_COUNT = 4

@@ -3,7 +3,7 @@
 
 Owns: `ListenerServer`: binding, start, health, stop. Invariants: a server has exactly one address, so what it knows
 of its callers (`CallerRule`) holds for every call; a socket file is never there with wider rights than it ends with;
-health says SERVING only between `start` and `announce_stop`.
+health says SERVING only between `start` and `announce_stop`. A connection's URI is a service of health's as well.
 """
 
 from __future__ import annotations
@@ -90,6 +90,11 @@ class ListenerServer:
         """Answer calls."""
         await self._server.start()
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+
+    async def set_connection_health(self, uri: str, *, is_alive: bool) -> None:
+        """Say of a connection whether its hypervisor can be reached. Nothing changes after `announce_stop`."""
+        status = health_pb2.HealthCheckResponse
+        await self._health.set(uri, status.SERVING if is_alive else status.NOT_SERVING)
 
     async def announce_stop(self) -> None:
         """Say NOT_SERVING to those who look, for good. Calls are still answered."""

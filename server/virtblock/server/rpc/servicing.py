@@ -9,9 +9,9 @@ when the server stops.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import grpc
 
@@ -20,11 +20,12 @@ from virtblock.server.core.block_api import BlockApi
 from virtblock.server.core.block_job_api import BlockJobApi
 from virtblock.server.core.connect_api import ConnectApi
 from virtblock.server.core.domain_api import DomainApi
-from virtblock.server.core.model import Caller
+from virtblock.server.core.model import Caller, DomainSelector
 from virtblock.server.rpc.callers import CallerRule
 from virtblock.server.rpc.pools import WorkerPools
 from virtblock.server.rpc.status import server_stops
 
+P = ParamSpec("P")
 T = TypeVar("T")
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -49,9 +50,15 @@ class Servicing:
     def __init__(self, floor: Floor, rule: CallerRule) -> None:
         self._floor = floor
         self._rule = rule
-        # Calls that may wait for a disk, a lock or a hypervisor, and those that only look.
-        self._blocking = floor.pools.blocking.run
+        # Calls that only look at what the server or its hypervisor knows.
         self._cheap = floor.pools.cheap.run
+
+    async def _blocking(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """A call that may wait for a disk, a lock or a hypervisor, those of one domain not holding all the threads."""
+        domain = next((argument for argument in args if isinstance(argument, DomainSelector)), None)
+        if domain is None:
+            return await self._floor.pools.blocking.run(function, *args, **kwargs)
+        return await self._floor.pools.blocking.run_for(domain, function, *args, **kwargs)
 
     def _caller(self, context: Context) -> Caller:
         return self._rule.caller_of(context)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The only file that imports libvirt: one connection to a hypervisor, kept alive and opened anew when it is lost.
+"""The only file that imports libvirt: the connection to a hypervisor, kept alive and opened anew when it is lost.
 
 Owns: the event loop that libvirt's callbacks come from (one thread for the process), the connection, keep-alive, the
 thread that reconnects with back-off, and the translation of libvirt's errors into ours, field for field. Invariants:
@@ -14,13 +14,15 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
 import libvirt
 
 from virtblock.server.core.errors import ConnectionLost, ErrorDomain, ErrorNumber, VirError
+from virtblock.server.drivers.libvirt.lines import Lines
 
 T = TypeVar("T")
 
@@ -99,14 +101,16 @@ class Binding:
     """One connection. Thread-safe: libvirt's objects are, and calls run outside every lock of this class."""
 
     def __init__(self, uri: str, on_open: Callable[[], None]) -> None:
-        """`on_open` is called in the thread that opened the connection; it may use the binding."""
+        """`on_open` is called in the thread that opened the connection; it may use the binding, see `opening`."""
         self._uri = uri
         self._on_open = on_open
         self._lock = threading.Condition()
         self._connection: libvirt.virConnect | None = None
         self._is_open = False
         self._is_lost = False  # the connection, also one that is not open to calls yet
-        self._opener: threading.Thread | None = None  # the thread in `on_open`
+        self._openers: set[threading.Thread] = set()  # the threads in `on_open`
+        self._watcher: Callable[[bool], None] = lambda _: None
+        self._lines = Lines(self._open_line, _close)
         self._error: VirError | None = None
         self._is_closing = False
         self._thread: threading.Thread | None = None
@@ -129,6 +133,21 @@ class Binding:
         """Before `start`: `callback(uuid, name, id, *arguments)` for any domain's event, in libvirt's own thread."""
         self._subscriptions.append((event_id, callback))
 
+    def watch(self, told: Callable[[bool], None]) -> None:
+        """Before `start`: `told(is_open)` whenever it changes, in any thread; it must not call back."""
+        self._watcher = told
+
+    @contextmanager
+    def opening(self) -> Iterator[None]:
+        """Lets another thread of `on_open`'s use the connection as that does."""
+        with self._lock:
+            self._openers.add(threading.current_thread())
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._openers.discard(threading.current_thread())
+
     def start(self) -> None:
         """Opens the connection, or goes on trying in the background when that fails."""
         ensure_event_loop()
@@ -143,8 +162,7 @@ class Binding:
         """Closes the connection for good. An opening that takes long is left behind, and undoes itself at its end."""
         with self._lock:
             self._is_closing = True
-            self._is_open = False
-            self._lock.notify_all()
+            self._set_open(False)
         if self._thread is not None:
             self._thread.join(STOP_WAIT_S)
         self._drop(None)
@@ -157,16 +175,30 @@ class Binding:
         except libvirt.libvirtError as error:
             raise self._judge(connection, error) from None
 
-    def on_domain(self, uuid: str, function: Callable[[Any], T]) -> T:
+    def on_domain(self, uuid: str, function: Callable[[Any], T], *, may_wait: bool = False) -> T:
         """`function(domain)` for a domain that a look-up returned before; libvirt's error as VirError.
 
-        A domain is its UUID to libvirt's daemon, so a handle that is kept needs no look-up of its own.
+        `may_wait`: for the domain's hypervisor; see `lines`. A domain is its UUID to libvirt's daemon, so a handle
+        that is kept needs no look-up of its own.
         """
         connection = self._require()
+        if may_wait:
+            return self._on_line(uuid, function)
         try:
             return function(self._handle(connection, uuid))
         except libvirt.libvirtError as error:
             raise self._judge(connection, error) from None
+
+    def _on_line(self, uuid: str, function: Callable[[Any], T]) -> T:
+        with self._lines.taken() as line:
+            try:
+                return function(line.domain(uuid))
+            except libvirt.libvirtError as error:
+                failure = vir_error(error)
+                if failure.number not in _LOST_NUMBERS or (line.connection is not None and _is_alive(line.connection)):
+                    raise failure from None
+                self._lines.drop(line)
+                raise ConnectionLost.of(failure) from None
 
     def remember(self, domain: Any) -> str:
         """Keeps the handle of a domain that was looked up; returns its UUID."""
@@ -181,7 +213,7 @@ class Binding:
     def _require(self) -> Any:
         with self._lock:
             # While `on_open` looks around the connection is there for it alone.
-            if self._connection is not None and (self._is_open or threading.current_thread() is self._opener):
+            if self._connection is not None and (self._is_open or threading.current_thread() in self._openers):
                 return self._connection
             error = self._error
         raise ConnectionLost.of(error or _closed())
@@ -207,10 +239,9 @@ class Binding:
             if self._connection is not connection or self._is_lost:
                 return
             logger.warning("%s was lost: %s", self._uri, error.message)
-            self._is_open = False
+            self._set_open(False)
             self._is_lost = True
             self._error = error
-            self._lock.notify_all()
 
     def _keep_open(self) -> None:
         """The thread that opens the connection again whenever it is lost."""
@@ -236,36 +267,35 @@ class Binding:
             with self._lock:
                 self._connection = connection
                 self._is_lost = False
-                self._opener = threading.current_thread()
             self._prepare(connection)
-            self._on_open()
+            with self.opening():
+                self._on_open()
             with self._lock:
                 if self._is_lost or self._is_closing:
                     raise self._error or _closed()
-                self._is_open = True
                 self._error = None
-                self._lock.notify_all()
+                self._set_open(True)
         except (VirError, libvirt.libvirtError) as error:
             failure = vir_error(error) if isinstance(error, libvirt.libvirtError) else error
             self._drop(failure)
             raise failure from None
-        finally:
-            with self._lock:
-                self._opener = None
         logger.info("%s is open", self._uri)
 
+    def _set_open(self, is_open: bool) -> None:
+        """Under the lock."""
+        if self._is_open is not is_open:
+            self._is_open = is_open
+            self._watcher(is_open)
+        self._lock.notify_all()
+
+    def _open_line(self) -> Any:
+        connection = libvirt.open(self._uri)
+        _keep_alive(connection)
+        return connection
+
     def _prepare(self, connection: Any) -> None:
-        # Drivers inside this process have nothing to keep alive (3) and nothing that closes.
-        preparations: tuple[Callable[[], object], ...] = (
-            lambda: connection.setKeepAlive(KEEP_ALIVE_INTERVAL_S, KEEP_ALIVE_COUNT),
-            lambda: connection.registerCloseCallback(self._on_close, None),
-        )
-        for prepare in preparations:
-            try:
-                prepare()
-            except libvirt.libvirtError as error:
-                if error.get_error_code() != libvirt.VIR_ERR_NO_SUPPORT:
-                    raise
+        _keep_alive(connection)
+        _where_supported(lambda: connection.registerCloseCallback(self._on_close, None))
         for event_id, callback in self._subscriptions:
             self._registrations.append(connection.domainEventRegisterAny(None, event_id, _forward, callback))
 
@@ -277,18 +307,40 @@ class Binding:
         with self._lock:
             connection, self._connection = self._connection, None
             registrations, self._registrations = self._registrations, []
-            self._is_open = False
             self._error = error or self._error
             self._handles.clear()
+            self._set_open(False)
+        self._lines.drop_all()
         if connection is None:
             return
         # What is registered keeps the connection alive behind `close`, and its events would come twice.
         ends: list[Callable[[], object]] = [partial(connection.domainEventDeregisterAny, one) for one in registrations]
-        for end in (*ends, connection.unregisterCloseCallback, connection.close):
+        for end in (*ends, connection.unregisterCloseCallback):
             try:
                 end()
             except libvirt.libvirtError as failure:
                 logger.debug("closing %s: %s", self._uri, failure)
+        _close(connection)
+
+
+def _close(connection: Any) -> None:
+    try:
+        connection.close()
+    except libvirt.libvirtError as failure:
+        logger.debug("closing a connection: %s", failure)
+
+
+def _keep_alive(connection: Any) -> None:
+    _where_supported(lambda: connection.setKeepAlive(KEEP_ALIVE_INTERVAL_S, KEEP_ALIVE_COUNT))
+
+
+def _where_supported(call: Callable[[], object]) -> None:
+    """Drivers inside this process have nothing to keep alive (3) and nothing that closes."""
+    try:
+        call()
+    except libvirt.libvirtError as error:
+        if error.get_error_code() != libvirt.VIR_ERR_NO_SUPPORT:
+            raise
 
 
 def _closed(why: str = "closed") -> VirError:

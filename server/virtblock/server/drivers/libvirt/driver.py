@@ -139,6 +139,10 @@ class LibvirtDriver:
         """virConnectIsAlive, of the server's own connection."""
         return self._binding.is_open
 
+    def watch_alive(self, told: Callable[[bool], None]) -> None:
+        """`told(is_alive)` when the connection was opened or lost."""
+        self._binding.watch(told)
+
     def is_secure(self) -> bool:
         """virConnectIsSecure."""
         return bool(self._ask(lambda connection: connection.isSecure()))
@@ -175,17 +179,17 @@ class LibvirtDriver:
 
     def domain_get_xml_desc(self, domain: Domain, flags: int) -> str:
         """virDomainGetXMLDesc; of a shut-off domain with `<mirror>` where the engine copies."""
-        xml = str(self._on(domain, lambda found: found.XMLDesc(flags)))
+        xml = str(self._look(domain, lambda found: found.XMLDesc(flags)))
         return self._shut_off.shown(domain, xml, flags)
 
     def domain_get_state(self, domain: Domain, flags: int) -> tuple[int, int]:
         """virDomainGetState."""
-        state, reason = self._on(domain, lambda found: found.state(flags))
+        state, reason = self._look(domain, lambda found: found.state(flags))
         return state, reason
 
     def domain_get_info(self, domain: Domain) -> tuple[int, int, int, int, int]:
         """virDomainGetInfo."""
-        state, maximum_kib, memory_kib, vcpus, cpu_time_ns = self._on(domain, lambda found: found.info())
+        state, maximum_kib, memory_kib, vcpus, cpu_time_ns = self._look(domain, lambda found: found.info())
         return state, maximum_kib, memory_kib, vcpus, cpu_time_ns
 
     def domain_create(self, domain: Domain, flags: int) -> None:
@@ -467,6 +471,11 @@ class LibvirtDriver:
         return self._binding.call(function)
 
     def _on(self, domain: Domain, function: Callable[[Any], T]) -> T:
+        """A call that may wait for the domain's hypervisor."""
+        return self._binding.on_domain(domain.uuid, function, may_wait=True)
+
+    def _look(self, domain: Domain, function: Callable[[Any], T]) -> T:
+        """A call that libvirt answers from what it knows."""
         return self._binding.on_domain(domain.uuid, function)
 
     def _start(

@@ -1,22 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Following the block jobs of running domains: their records, whoever started them.
 
-Owns: the records of live jobs from the call that starts one to its end, libvirt's events on their way into the log,
-and finding what libvirt did not tell. Invariants: libvirt is asked first and the record follows, so a refused call
-leaves no record; events of a domain are held back while a job is being started there, so that none overtakes its
-record; they are worked off by one thread, in libvirt's order; READY comes from libvirt's event or from `ready='yes'`
-in its XML, never from cur == end; a job that libvirt no longer has gets its end from what the domain's XML says now.
+Owns: the records of live jobs from the call that starts one to its end, and finding what libvirt did not tell.
+Invariants: libvirt is asked first and the record follows, so a refused call leaves no record; events of a domain are
+held back while a job is being started there, so that none overtakes its record, and only the last job's end is let
+through; READY comes from libvirt's event or from `ready='yes'` in its XML, never from cur == end; a job is judged by
+the domain's XML only when libvirt has neither the job nor, for a while, a word about its end; an end is recorded once.
 """
 
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,32 +38,39 @@ from virtblock.server.core.model import (
 from virtblock.server.core.store import Store
 from virtblock.server.drivers.libvirt.binding import Binding
 from virtblock.server.drivers.libvirt.disk_xml import LiveDisk, find_disk, live_disks
+from virtblock.server.drivers.libvirt.ending import (
+    CRASHED_REASON,
+    STOPPED_REASON,
+    STOPPED_REASONS,
+    end_by_chain,
+    has_job,
+    is_gone,
+)
+from virtblock.server.drivers.libvirt.happenings import Happening, Happenings
+from virtblock.server.drivers.libvirt.polling import Poller, Rates
 
-POLL_INTERVAL_S = 0.5
 END_WAIT_S = 5.0
 STOP_WAIT_S = 5.0
+OPEN_WAIT_S = 0.5
+# How long a connection that was opened is kept from callers by a domain whose hypervisor does not answer.
+TAKE_UP_WAIT_S = 5.0
+TAKE_UP_THREAD_COUNT = 4
+LATE_END_S = 30.0
 LIST_ACTIVE = 1  # VIR_CONNECT_LIST_DOMAINS_ACTIVE
 STATE_RUNNING, STATE_SHUTOFF = 1, 5
 EVENT_UNDEFINED, EVENT_STOPPED, EVENT_CRASHED = 1, 5, 8
+SHUTOFF_TO_STOPPED = 1  # VIR_DOMAIN_SHUTOFF_* begins with UNKNOWN, and is else VIR_DOMAIN_EVENT_STOPPED_* plus 1
 XML_INACTIVE = 2  # VIR_DOMAIN_XML_INACTIVE
 INFO_BYTES = 1  # VIR_DOMAIN_BLOCK_JOB_INFO_BANDWIDTH_BYTES
 
-SHUTOFF_TO_STOPPED = 1  # VIR_DOMAIN_SHUTOFF_* begins with UNKNOWN, and is else VIR_DOMAIN_EVENT_STOPPED_* plus 1
-STOPPED_REASONS = {
-    0: "the domain was shut down",
-    1: "the domain was destroyed",
-    2: "the domain crashed",
-    3: "the domain was migrated away",
-    4: "the domain was saved",
-    5: "the hypervisor process of the domain failed",
-    6: "the domain was stopped by a revert to a snapshot",
-}
 _STATES = {
     BlockJobStatus.COMPLETED: JobState.COMPLETED,
     BlockJobStatus.FAILED: JobState.FAILED,
     BlockJobStatus.CANCELED: JobState.CANCELED,
     BlockJobStatus.READY: JobState.READY,
 }
+_STATUSES = {state: status for status, state in _STATES.items()}
+_ENDING = frozenset({JobState.ABORTING, JobState.PIVOTING})
 _FOLLOWED_TYPES = frozenset({BlockJobType.PULL, BlockJobType.COPY, BlockJobType.COMMIT, BlockJobType.ACTIVE_COMMIT})
 
 logger = logging.getLogger(__name__)
@@ -89,17 +94,6 @@ class JobRequest:
         return self.bandwidth if self.is_bandwidth_bytes else self.bandwidth * checks.MIB
 
 
-@dataclass(frozen=True)
-class _Happening:
-    """One event of libvirt's. `values` are those of the callback."""
-
-    event_id: DomainEventId
-    uuid: str
-    name: str
-    domain_id: int
-    values: tuple[Any, ...]
-
-
 class Follower:
     """The live jobs of one connection. Thread-safe."""
 
@@ -119,49 +113,49 @@ class Follower:
         self._store = store
         self._jobs = jobs
         self._events = events
-        self._lock = threading.Condition()
-        self._starting: Counter[str] = Counter()
-        self._held: dict[str, list[_Happening]] = {}
-        self._queue: queue.SimpleQueue[_Happening | None] = queue.SimpleQueue()
-        self._paths: dict[tuple[str, int, int], str] = {}
-        self._samples: dict[str, tuple[float, int]] = {}
-        self._is_stopping = threading.Event()
+        self._lock = threading.Lock()  # guards what follows; nothing else is taken while it is held
+        self._missing: dict[str, float] = {}  # jobs that libvirt has no more, and since when
+        self._settled: dict[tuple[str, str], float] = {}  # disks whose job's end was judged, and when
         self._pivots: set[threading.Thread] = set()
-        self._threads = [
-            threading.Thread(target=self._work, name=f"follow-{uri}", daemon=True),
-            threading.Thread(target=self._poll, name=f"poll-{uri}", daemon=True),
-        ]
+        self._paths: dict[tuple[str, int, int], str] = {}
+        self._rates = Rates()
+        self._is_stopping = threading.Event()
+        self._happenings = Happenings(f"follow-{uri}", self._handle)
+        self._poller = Poller(f"poll-{uri}", self._pollable, self._poll_job)
         for event_id in (DomainEventId.LIFECYCLE, DomainEventId.BLOCK_JOB, DomainEventId.BLOCK_JOB_2):
-            binding.subscribe(int(event_id), self._receiver(event_id))
+            binding.subscribe(int(event_id), self._happenings.receiver(event_id))
 
     def start(self) -> None:
         """Begins to work off events."""
-        for thread in self._threads:
-            thread.start()
+        self._happenings.start()
+        self._poller.start()
 
     def stop(self) -> None:
         """Ends the threads. One that waits for a hypervisor without an answer is left behind; it records nothing."""
         self._is_stopping.set()
-        self._queue.put(None)
-        with self._lock:
-            threads = [*self._threads, *self._pivots]
         deadline_s = time.monotonic() + STOP_WAIT_S
-        for thread in threads:
+        with self._lock:
+            pivots = list(self._pivots)
+        for thread in pivots:
             thread.join(max(deadline_s - time.monotonic(), 0))
+        self._poller.stop(max(deadline_s - time.monotonic(), 0))
+        self._happenings.stop(max(deadline_s - time.monotonic(), 0))
 
     def begin(
         self, domain: Domain, disk: str, request: JobRequest, origin: JobOrigin, call: Callable[[Any], object]
     ) -> str:
         """Starts a job by `call` and records it; returns its id. libvirt's error as it is."""
-        with self._holding_events(domain.uuid):
-            self._binding.on_domain(domain.uuid, call)
-            found = self._find_disk(domain.uuid, disk)
-            return self._record(domain, found, request, origin).job_id
+        with self._happenings.held(domain.uuid):
+            before = None if request.type is BlockJobType.COPY else self._look(domain.uuid, disk)
+            self._binding.on_domain(domain.uuid, call, may_wait=True)
+            found = self._look(domain.uuid, disk) or LiveDisk(disk, "", (), None)
+            self._await_predecessor(domain.uuid, found.target)
+            return self._record(domain, found, request, origin, found if before is None else before).job_id
 
     def end(self, domain: Domain, disk: str, flags: int, call: Callable[[Any], object]) -> None:
         """Ends a job by `call`. The record says ABORTING or PIVOTING from then on, until libvirt's event ends it."""
         job = self._find_live(domain.uuid, disk)
-        self._binding.on_domain(domain.uuid, call)
+        self._binding.on_domain(domain.uuid, call, may_wait=True)
         if job is None:
             return
         is_pivot = bool(flags & BlockJobAbortFlags.PIVOT)
@@ -178,11 +172,11 @@ class Follower:
 
     def note_stopped(self, uuid: str) -> None:
         """Ends the records of a domain that is known to be shut off: the event that says so may be on its way."""
-        stale = [job for job in self._live_jobs() if job.domain_uuid == uuid]
+        stale = self._live_jobs_of(uuid)
         if stale:
             _, reason = self._binding.on_domain(uuid, lambda found: found.state())
             for job in stale:
-                self._fail(job, STOPPED_REASONS.get(reason - SHUTOFF_TO_STOPPED, "the domain was stopped"))
+                self._fail(job, STOPPED_REASONS.get(reason - SHUTOFF_TO_STOPPED, STOPPED_REASON))
 
     def take_up(self) -> None:
         """After the connection was opened: what changed while nobody watched, and jobs that others started."""
@@ -191,61 +185,42 @@ class Follower:
         for job in self._live_jobs():
             if job.domain_uuid not in running:
                 self._fail(job, "the domain was stopped while it was not watched")
-            else:
-                self._look_at(job)
-        for uuid, domain in running.items():
-            try:
+        workers = ThreadPoolExecutor(TAKE_UP_THREAD_COUNT, thread_name_prefix=f"take-up-{self._uri}")
+        looks = [workers.submit(self._take_up_domain, uuid, domain) for uuid, domain in running.items()]
+        workers.shutdown(wait=False)
+        _, late = wait(looks, TAKE_UP_WAIT_S)
+        if late:
+            logger.warning("%d domains do not answer; their jobs are looked at when they do", len(late))
+
+    def _take_up_domain(self, uuid: str, domain: Any) -> None:
+        try:
+            with self._binding.opening(), self._happenings.held(uuid):
+                for job in self._live_jobs_of(uuid):
+                    self._look_at(job)
                 self._adopt_all(uuid, domain)
-            except Exception as error:  # it may have been stopped meanwhile; the others are to be looked at
-                logger.warning("the jobs of domain %s cannot be looked up: %s", uuid, error)
+        except Exception as error:  # it may have been stopped meanwhile; the others are to be looked at
+            logger.warning("the jobs of domain %s cannot be looked up: %s", uuid, error)
 
     def _live_jobs(self) -> list[BlockJob]:
         """The hypervisor's jobs that have not ended: those of domains that ran when they began."""
         return [job for job in self._jobs.list_active(self._uri) if job.is_domain_active]
 
+    def _live_jobs_of(self, uuid: str) -> list[BlockJob]:
+        return [job for job in self._live_jobs() if job.domain_uuid == uuid]
+
     def _find_live(self, uuid: str, disk: str) -> BlockJob | None:
         job = self._jobs.find_active(self._uri, uuid, disk)
         return job if job is not None and job.is_domain_active else None
 
-    def _receiver(self, event_id: DomainEventId) -> Callable[..., None]:
-        def receive(uuid: str, name: str, domain_id: int, *values: Any) -> None:
-            self._receive(_Happening(event_id, uuid, name, domain_id, values))
-
-        return receive
-
-    def _receive(self, happening: _Happening) -> None:
-        """In libvirt's event thread, which must not be held up."""
-        with self._lock:
-            if self._starting[happening.uuid]:
-                self._held.setdefault(happening.uuid, []).append(happening)
+    def _await_predecessor(self, uuid: str, target: str) -> None:
+        """libvirt takes one job at a time for a disk: the end of the last one, if it is not recorded, is on its way."""
+        deadline_s = time.monotonic() + END_WAIT_S
+        while (stale := self._find_live(uuid, target)) is not None:
+            if not self._happenings.let_one_pass(uuid, max(deadline_s - time.monotonic(), 0)):
+                self._settle(stale, self._look(uuid, target) or LiveDisk(target, "", (), None))
                 return
-        self._queue.put(happening)
 
-    @contextmanager
-    def _holding_events(self, uuid: str) -> Iterator[None]:
-        with self._lock:
-            self._starting[uuid] += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._starting[uuid] -= 1
-                if not self._starting[uuid]:
-                    del self._starting[uuid]
-                    for happening in self._held.pop(uuid, []):
-                        self._queue.put(happening)
-
-    def _work(self) -> None:
-        while (happening := self._queue.get()) is not None:
-            try:
-                self._handle(happening)
-            except Exception:
-                # The next event must come through whatever this one met.
-                logger.exception("an event of domain %s could not be recorded", happening.name)
-            with self._lock:
-                self._lock.notify_all()
-
-    def _handle(self, happening: _Happening) -> None:
+    def _handle(self, happening: Happening) -> None:
         if happening.event_id is DomainEventId.LIFECYCLE:
             self._handle_lifecycle(happening, *happening.values)
             return
@@ -256,7 +231,7 @@ class Follower:
             return
         self._handle_block_job(happening, disk, job_type, BlockJobStatus(status), self._paths.pop(key, ""))
 
-    def _handle_lifecycle(self, happening: _Happening, event: int, detail: int) -> None:
+    def _handle_lifecycle(self, happening: Happening, event: int, detail: int) -> None:
         domain = self._domain(happening)
         with self._store.transaction() as transaction:
             self._events.append(transaction, domain_event=LifecycleEvent(domain, event, detail))
@@ -264,39 +239,47 @@ class Follower:
             self._on_undefined(happening.uuid)
         if event not in (EVENT_STOPPED, EVENT_CRASHED):
             return
-        reason = STOPPED_REASONS.get(detail, "the domain was stopped") if event == EVENT_STOPPED else STOPPED_REASONS[2]
-        for job in self._live_jobs():
-            if job.domain_uuid == happening.uuid:
-                self._fail(job, reason)
+        reason = STOPPED_REASONS.get(detail, STOPPED_REASON) if event == EVENT_STOPPED else CRASHED_REASON
+        for job in self._live_jobs_of(happening.uuid):
+            self._fail(job, reason)
 
     def _handle_block_job(
-        self, happening: _Happening, target: str, job_type: int, status: BlockJobStatus, path: str
+        self, happening: Happening, target: str, job_type: int, status: BlockJobStatus, path: str
     ) -> None:
-        domain = self._domain(happening)
+        state = _STATES[status]
+        job = self._find_live(happening.uuid, target)
+        if job is None and state.is_final and self._was_settled(happening.uuid, target):
+            return
+        domain = self._domain(happening, job)
         if job_type not in _FOLLOWED_TYPES:
             self._forward(domain, target, path, job_type, status)
             return
-        job = self._find_live(happening.uuid, target)
         if job is None:
             job = self._adopt_ended(domain, target, BlockJobType(job_type), path)
-        state = _STATES[status]
         if state is job.state:
+            return
+        if state is JobState.READY and job.state in _ENDING:
+            self._forward(domain, target, path, job_type, status)  # an end that was asked for overtook it
             return
         reason = "the hypervisor reports that the job failed" if state is JobState.FAILED else ""
         self._transition(job, state, status, domain, path, reason)
 
     def _forward(self, domain: Domain, target: str, path: str, job_type: int, status: BlockJobStatus) -> None:
-        """An event of a job that is none of ours (a backup): libvirt's view only."""
+        """An event that changes no record, of a job that is none of ours (a backup): libvirt's view only."""
         named = [(DomainEventId.BLOCK_JOB, path)] if path else []
         with self._store.transaction() as transaction:
             for event_id, disk in [*named, (DomainEventId.BLOCK_JOB_2, target)]:
                 event = BlockJobEvent(domain, event_id, disk, BlockJobType(job_type), status)
                 self._events.append(transaction, domain_event=event)
 
-    def _domain(self, happening: _Happening) -> Domain:
+    def _domain(self, happening: Happening, job: BlockJob | None = None) -> Domain:
         is_active = happening.domain_id >= 0
         try:
-            is_persistent = bool(self._binding.on_domain(happening.uuid, lambda found: found.isPersistent()))
+            is_persistent = (
+                bool(self._binding.on_domain(happening.uuid, lambda found: found.isPersistent()))
+                if job is None
+                else job.is_domain_persistent
+            )
         except VirError:
             is_persistent = False  # it is gone
         return Domain(
@@ -313,11 +296,21 @@ class Follower:
         xml = self._binding.on_domain(uuid, lambda found: found.XMLDesc(0))
         return find_disk(xml, name) or LiveDisk(name, "", (), None)
 
-    def _record(self, domain: Domain, disk: LiveDisk, request: JobRequest, origin: JobOrigin) -> BlockJob:
-        stale = self._find_live(domain.uuid, disk.target)
-        if stale is not None:  # libvirt would not have taken a second job: its event is still on the way
-            self._settle(stale)
+    def _look(self, uuid: str, name: str) -> LiveDisk | None:
+        """The disk; None when the hypervisor cannot be asked."""
+        try:
+            return self._find_disk(uuid, name)
+        except VirError as error:
+            logger.debug("domain %s cannot be looked at: %s", uuid, error)
+            return None
+
+    def _record(
+        self, domain: Domain, disk: LiveDisk, request: JobRequest, origin: JobOrigin, before: LiveDisk
+    ) -> BlockJob:
+        """The job's record. `before`: the disk when it was not yet changed by the job."""
         mirror = disk.mirror
+        with self._lock:
+            self._settled.pop((domain.uuid, disk.target), None)
         job = BlockJob(
             job_id="",
             connection_uri=self._uri,
@@ -326,7 +319,7 @@ class Follower:
             disk=disk.target,
             type=request.type,
             state=JobState.NEW,
-            source_path=disk.source_path,
+            source_path=before.source_path,
             destination_path=request.destination_path or (mirror.path if mirror else ""),
             destination_format=request.destination_format or (mirror.format if mirror else ""),
             flags=request.flags,
@@ -335,16 +328,15 @@ class Follower:
             is_domain_persistent=domain.is_persistent,
             is_domain_active=True,
             domain_state=domain.state,
-            details={"chain_paths": list(disk.chain_paths), "is_pivoting": request.is_pivoting},
+            details={"chain_paths": list(before.chain_paths), "is_pivoting": request.is_pivoting},
         )
         job = self._jobs.begin(job, Origin(origin.principal, origin.request_id, origin.request_digest))
         return self._jobs.transition(job.job_id, JobState.RUNNING)
 
     def _adopt_all(self, uuid: str, domain: Any) -> None:
         """Records the jobs of a running domain that have no record: somebody else started them."""
-        known = {job.disk for job in self._jobs.list_active(self._uri) if job.domain_uuid == uuid}
         for disk in live_disks(domain.XMLDesc(0)):
-            if disk.target in known or not disk.source_path:
+            if self._jobs.find_active(self._uri, uuid, disk.target) is not None or not disk.source_path:
                 continue
             info = domain.blockJobInfo(disk.target, INFO_BYTES)
             if not info or info["type"] not in _FOLLOWED_TYPES:
@@ -353,43 +345,58 @@ class Follower:
                 self._uri, domain.name(), uuid, domain.ID(), bool(domain.isPersistent()), True, STATE_RUNNING
             )
             request = JobRequest(BlockJobType(info["type"]), 0, info["bandwidth"], True)
-            self._look_at(self._record(record, disk, request, Origin()))
+            self._look_at(self._record(record, disk, request, Origin(), disk))
 
     def _adopt_ended(self, domain: Domain, target: str, job_type: BlockJobType, path: str) -> BlockJob:
         """A record for a job of which the first that we hear is an event."""
-        disk = LiveDisk(target, path, (), None)
-        try:
-            disk = self._find_disk(domain.uuid, target)
-        except VirError as error:
-            logger.debug("domain %s cannot be looked at: %s", domain.name, error)
-        return self._record(domain, disk, JobRequest(job_type, 0, 0, True), Origin())
+        disk = self._look(domain.uuid, target) or LiveDisk(target, path, (), None)
+        return self._record(domain, disk, JobRequest(job_type, 0, 0, True), Origin(), disk)
 
     def _look_at(self, job: BlockJob) -> None:
         """Brings a record up to what libvirt has now."""
         try:
-            info = self._info(job)
             disk = self._find_disk(job.domain_uuid, job.disk)
+            is_there = has_job(job, disk) or self._info(job).get("type") == job.type
         except VirError as error:
-            self._fail(job, f"the domain cannot be looked at: {error.message}")
+            self._judge_unseen(job, error)
             return
-        if not info:
-            self._settle(job)
+        if not is_there:
+            self._miss(job, disk)
         elif job.state is JobState.READY:
             self._pivot_when_ready(job)
         elif disk.mirror is not None and disk.mirror.ready == "yes" and job.state in (JobState.NEW, JobState.RUNNING):
             self._transition(job, JobState.READY, BlockJobStatus.READY, _domain_of(job), job.source_path, "")
 
-    def _settle(self, job: BlockJob) -> None:
+    def _judge_unseen(self, job: BlockJob, error: VirError) -> None:
+        if is_gone(error):
+            self._fail(job, f"the domain cannot be looked at: {error.message}")
+        else:  # it may be there all the same; the next look tells
+            logger.warning("job %s cannot be looked at: %s", job.job_id, error.message)
+
+    def _miss(self, job: BlockJob, disk: LiveDisk) -> None:
+        """libvirt has the job no more. Its end is on its way, or was told when nobody listened: that is settled then.
+
+        For a moment after a job's end libvirt gives no information of it and has not yet changed its XML.
+        """
+        now_s = time.monotonic()
+        with self._lock:
+            since_s = self._missing.setdefault(job.job_id, now_s)
+        is_complete = end_by_chain(job, disk)[0] is JobState.COMPLETED
+        if not has_job(job, disk) and (is_complete or now_s - since_s > END_WAIT_S):
+            self._settle(job, disk)
+
+    def _settle(self, job: BlockJob, disk: LiveDisk) -> None:
         """Ends the record of a job that libvirt no longer has and of whose end nobody told."""
-        try:
-            disk = self._find_disk(job.domain_uuid, job.disk)
-        except VirError as error:
-            self._fail(job, f"the job is gone and its domain cannot be looked at: {error.message}")
-            return
-        state, reason = _end_by_chain(job, disk)
-        status = {JobState.COMPLETED: BlockJobStatus.COMPLETED, JobState.CANCELED: BlockJobStatus.CANCELED}
-        path = disk.source_path
-        self._transition(job, state, status.get(state, BlockJobStatus.FAILED), _domain_of(job), path, reason)
+        with self._lock:
+            self._settled[job.domain_uuid, job.disk] = time.monotonic()
+        state, reason = end_by_chain(job, disk)
+        self._transition(job, state, _STATUSES[state], _domain_of(job), disk.source_path, reason)
+
+    def _was_settled(self, uuid: str, target: str) -> bool:
+        """Whether an end that libvirt tells is that of a job whose end was judged and told before."""
+        with self._lock:
+            settled_s = self._settled.pop((uuid, target), None)
+        return settled_s is not None and time.monotonic() - settled_s < LATE_END_S
 
     def _fail(self, job: BlockJob, reason: str) -> None:
         """FAILED in our view; libvirt sends no event of the job when its domain goes."""
@@ -410,7 +417,9 @@ class Follower:
         )
         if state is JobState.COMPLETED and job.details.get("is_pivoting"):
             reason = self._definition_left_alone(job)
-        self._samples.pop(job.job_id, None)
+        self._rates.forget(job.job_id)
+        with self._lock:
+            self._missing.pop(job.job_id, None)
         self._step(
             job.job_id, state, status=status, domain=domain, event_path=path, error=error, reason=reason, **progress
         )
@@ -431,7 +440,7 @@ class Follower:
     def _pivot(self, job: BlockJob) -> None:
         flags = int(BlockJobAbortFlags.PIVOT)
         try:
-            while not self._binding.wait_open(POLL_INTERVAL_S):  # READY may be found while the connection is opened
+            while not self._binding.wait_open(OPEN_WAIT_S):  # READY may be found while the connection is opened
                 if self._is_stopping.is_set():
                     return
             self.end(_domain_of(job), job.disk, flags, lambda found: found.blockJobAbort(job.disk, flags))
@@ -471,60 +480,28 @@ class Follower:
 
     def _await_end(self, job: BlockJob) -> None:
         """After a synchronous end: libvirt's event is on its way, and is told before the call returns."""
-        deadline_s = time.monotonic() + END_WAIT_S
-        with self._lock:
-            while not self._jobs.get(job.job_id).state.is_final:
-                left_s = deadline_s - time.monotonic()
-                if left_s <= 0:
-                    break
-                self._lock.wait(left_s)
-        if not self._jobs.get(job.job_id).state.is_final:
+
+        def is_over() -> bool:
+            return all(one.job_id != job.job_id for one in self._jobs.list_active(self._uri))
+
+        if not self._happenings.wait_for(is_over, END_WAIT_S):
             self._look_at(job)
 
-    def _poll(self) -> None:
-        """Progress of what runs, and jobs that vanished without a word."""
-        while not self._is_stopping.wait(POLL_INTERVAL_S):
-            if not self._binding.is_open:
-                continue
-            for job in self._live_jobs():
-                try:
-                    self._poll_job(job)
-                except VirError as error:
-                    logger.debug("job %s cannot be polled: %s", job.job_id, error)
+    def _pollable(self) -> list[BlockJob]:
+        return self._live_jobs() if self._binding.is_open else []
 
     def _poll_job(self, job: BlockJob) -> None:
         info = self._info(job)
-        if info:
-            self._jobs.set_progress(job.job_id, self._progress(job, info))
-        elif time.time() - job.create_time_s > END_WAIT_S and not self._is_starting(job.domain_uuid):
-            self._settle(job)
-
-    def _is_starting(self, uuid: str) -> bool:
-        with self._lock:
-            return bool(self._starting[uuid])
+        if info.get("type") == job.type:
+            self._jobs.set_progress(job.job_id, self._rates.progress(job.job_id, info))
+        else:
+            self._miss(job, self._find_disk(job.domain_uuid, job.disk))
 
     def _info(self, job: BlockJob) -> dict[str, int]:
         found: dict[str, int] = self._binding.on_domain(
-            job.domain_uuid, lambda domain: domain.blockJobInfo(job.disk, INFO_BYTES)
+            job.domain_uuid, lambda domain: domain.blockJobInfo(job.disk, INFO_BYTES), may_wait=True
         )
         return found
-
-    def _progress(self, job: BlockJob, info: dict[str, int]) -> JobProgress:
-        cur, end = info["cur"], info["end"]
-        now_s = time.monotonic()
-        before_s, before_bytes = self._samples.get(job.job_id, (now_s, cur))
-        self._samples[job.job_id] = (now_s, cur)
-        rate = int((cur - before_bytes) / (now_s - before_s)) if now_s > before_s and cur > before_bytes else 0
-        remaining_bytes = max(end - cur, 0)
-        return JobProgress(
-            cur=cur,
-            end=end,
-            total_bytes=end,
-            copied_bytes=cur,
-            remaining_bytes=remaining_bytes,
-            rate_bytes_per_s=rate,
-            eta_s=-(-remaining_bytes // rate) if rate else -1,
-        )
 
 
 def _domain_of(job: BlockJob) -> Domain:
@@ -537,19 +514,3 @@ def _domain_of(job: BlockJob) -> Domain:
         is_active=job.is_domain_active,
         state=job.domain_state,
     )
-
-
-def _end_by_chain(job: BlockJob, disk: LiveDisk) -> tuple[JobState, str]:
-    """How a job ended that libvirt no longer has, by what the disk is made of now."""
-    before = list(job.details.get("chain_paths", []))
-    if job.type is BlockJobType.COPY:
-        if job.destination_path and disk.source_path == job.destination_path:
-            return JobState.COMPLETED, ""
-        if job.state is JobState.ABORTING:
-            return JobState.CANCELED, ""
-        return JobState.CANCELED, "the job ended while it was not watched; the disk keeps its source"
-    if list(disk.chain_paths) != before:
-        return JobState.COMPLETED, ""
-    if job.state is JobState.ABORTING:
-        return JobState.CANCELED, ""
-    return JobState.FAILED, "the job ended while it was not watched; the disk's chain is what it was"
