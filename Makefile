@@ -35,6 +35,7 @@ check: setup-test ## The fast tests and the C core's own; under five minutes
 
 bench: setup-bench ## Copying speed beside other programs'; ROWS=raw,chain for some rows, FAST=1 for small disks
 	@$(PY) tests/bench/run.py --rows "$(ROWS)" $(if $(FAST),--fast)
+	@$(if $(ROWS),,$(PY) tests/bench/live_cost.py)
 
 lint: setup-test ## Style, types, import contracts, the proto rules and stubs, C warnings as errors
 	@$(PY) -m ruff check .

@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What our server costs in front of libvirt: the latency that it adds to a call, and how late a watcher hears of READY.
+
+The rules. Both sides make the same call on the same guest of the same private libvirtd, in turns, so that what else the
+machine does hits both. READY is counted from libvirt's own event, taken by libvirt-python in this process, to the event
+at each watcher, which is a stream of its own over the server's unix socket. The jobs are on the disks of a few guests:
+guests are heavy, and libvirt's jobs are per disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+# Run as a script, this folder is on the path; its parent makes `bench` and `live` importable as everywhere else.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import grpc
+import libvirt
+from live.daemon import LiveDaemon
+from live.hypervisor import HypervisorUnavailable, PrivateLibvirtd, disk_xml, domain_xml
+
+from virtblock.client import Client
+from virtblock.client.flags import BlockRebaseFlags
+from virtblock.server.drivers.libvirt.binding import ensure_event_loop
+from virtblock.v1 import block_job_pb2, block_job_service_pb2, block_job_service_pb2_grpc
+
+INFO_CALLS = 500
+REBASE_CALLS = 40
+GUEST_COUNT, DISKS_PER_GUEST = 10, 20
+WATCHER_COUNT = 200
+COPY = int(BlockRebaseFlags.COPY)
+BLOCK_JOB_2, STATUS_READY = 16, 3
+READY_WAIT_S = 120.0
+GOAL_ADDED_MS, GOAL_READY_MS = 1.5, 250.0
+
+
+class Rig:
+    """A private libvirtd, our daemon in front of it, and both clients."""
+
+    def __init__(self, folder: Path) -> None:
+        self.libvirtd = PrivateLibvirtd(folder)
+        self.libvirtd.start()
+        ensure_event_loop()
+        self.connection = libvirt.open(self.libvirtd.uri)
+        (folder / "daemon").mkdir()
+        self.daemon = LiveDaemon(self.libvirtd.uri, folder / "daemon")
+        self.client = Client(self.daemon.target)
+
+    def make_guest(self, name: str, disk_count: int, size: str = "1M") -> libvirt.virDomain:
+        """A paused guest with this many disks vda, vdb…"""
+        disks = [
+            disk_xml(self.libvirtd.make_image(f"{name}-{number}.qcow2", size=size), f"vd{chr(ord('a') + number)}")
+            for number in range(disk_count)
+        ]
+        xml = domain_xml(name, disks, self.libvirtd.domain_type)
+        return self.connection.createXML(xml, libvirt.VIR_DOMAIN_START_PAUSED)
+
+    def close(self) -> None:
+        """Ends everything."""
+        self.client.close()
+        self.daemon.close()
+        self.connection.close()
+        self.libvirtd.close()
+
+
+def measure(call: Callable[[], object]) -> float:
+    """Seconds."""
+    begun_s = time.perf_counter()
+    call()
+    return time.perf_counter() - begun_s
+
+
+def percentiles(times_s: Sequence[float]) -> tuple[float, float]:
+    """p50 and p99 in milliseconds."""
+    cuts = statistics.quantiles(times_s, n=100, method="inclusive")
+    return cuts[49] * 1000, cuts[98] * 1000
+
+
+def print_latency(name: str, direct_s: Sequence[float], ours_s: Sequence[float]) -> None:
+    """One row: libvirt, virtblock, and what is added."""
+    direct, ours = percentiles(direct_s), percentiles(ours_s)
+    added = ours[0] - direct[0]
+    verdict = "" if added <= GOAL_ADDED_MS else f"  (goal: {GOAL_ADDED_MS} ms)"
+    print(
+        f"{name:<18} libvirt {direct[0]:7.2f} {direct[1]:7.2f}   virtblock {ours[0]:7.2f} {ours[1]:7.2f}   "
+        f"added at p50 {added:6.2f} ms{verdict}",
+        flush=True,
+    )
+
+
+def measure_info(rig: Rig) -> None:
+    """GetBlockJobInfo of a job in READY."""
+    domain = rig.make_guest("info", 1)
+    domain.blockRebase("vda", str(rig.libvirtd.images / "info-copy"), 0, COPY)
+    while "ready='yes'" not in domain.XMLDesc():
+        time.sleep(0.01)
+    direct, ours = [], []
+    for number in range(INFO_CALLS + 20):
+        times = (
+            measure(lambda: domain.blockJobInfo("vda", 0)),
+            measure(lambda: rig.client.get_block_job_info("info", "vda", 0)),
+        )
+        if number >= 20:  # the first ones open what the others use
+            direct.append(times[0])
+            ours.append(times[1])
+    print_latency("GetBlockJobInfo", direct, ours)
+    domain.blockJobAbort("vda", 0)
+
+
+def measure_rebase(rig: Rig) -> None:
+    """BlockRebase with COPY; the aborts between are not measured."""
+    domain = rig.make_guest("rebase", 1)
+    direct: list[float] = []
+    ours: list[float] = []
+
+    def by_libvirt(path: str) -> None:
+        domain.blockRebase("vda", path, 0, COPY)
+
+    def by_server(path: str) -> None:
+        rig.client.block_rebase("rebase", "vda", path, 0, COPY)
+
+    for number in range(REBASE_CALLS + 5):
+        for start, times_s in ((by_libvirt, direct), (by_server, ours)):
+            path = rig.libvirtd.images / f"rebase-copy-{number}-{start.__name__}"
+            took_s = measure(partial(start, str(path)))
+            rig.client.block_job_abort("rebase", "vda", 0)
+            path.unlink()
+            if number >= 5:
+                times_s.append(took_s)
+    print_latency("BlockRebase COPY", direct, ours)
+
+
+class Announcements:
+    """When libvirt told each job's READY: (domain, disk) and the time."""
+
+    def __init__(self, connection: libvirt.virConnect) -> None:
+        self.times_s: dict[tuple[str, str], float] = {}
+        self._connection = connection
+        self._number = connection.domainEventRegisterAny(None, BLOCK_JOB_2, self._take, None)
+
+    def _take(
+        self, _connection: object, domain: libvirt.virDomain, disk: str, _type: int, status: int, _: object
+    ) -> None:
+        if status == STATUS_READY:
+            self.times_s[domain.name(), disk] = time.perf_counter()
+
+    def close(self) -> None:
+        """Listens no more."""
+        self._connection.domainEventDeregisterAny(self._number)
+
+
+async def watch(target: str, job_count: int, begun: threading.Semaphore) -> list[dict[tuple[str, str], float]]:
+    """When each watcher was told of each job's READY."""
+
+    async def follow(stub: block_job_service_pb2_grpc.BlockJobServiceStub) -> dict[tuple[str, str], float]:
+        times_s: dict[tuple[str, str], float] = {}
+        stream: Any = stub.WatchBlockJobs(block_job_service_pb2.WatchBlockJobsRequest())
+        is_first = True
+        async for response in stream:
+            if is_first:  # a bookmark: from here on it misses nothing
+                begun.release()
+                is_first = False
+            job = response.event.job
+            if job.state == block_job_pb2.BLOCK_JOB_STATE_READY:
+                times_s.setdefault((job.domain.name, job.disk), time.perf_counter())
+                if len(times_s) == job_count:
+                    break
+        stream.cancel()
+        return times_s
+
+    # 100 streams is what the server gives one connection.
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    channels = [grpc.aio.insecure_channel(target, options=options) for _ in range(WATCHER_COUNT // 50)]
+    stubs = [block_job_service_pb2_grpc.BlockJobServiceStub(channel) for channel in channels]
+    try:
+        return await asyncio.gather(*(follow(stubs[number % len(stubs)]) for number in range(WATCHER_COUNT)))
+    finally:
+        for channel in channels:
+            await channel.close()
+
+
+def measure_ready(rig: Rig) -> None:
+    """200 jobs, 200 watchers."""
+    domains = [rig.make_guest(f"many{number}", DISKS_PER_GUEST) for number in range(GUEST_COUNT)]
+    jobs = [(domain, f"vd{chr(ord('a') + number)}") for domain in domains for number in range(DISKS_PER_GUEST)]
+    announcements = Announcements(rig.connection)
+    begun = threading.Semaphore(0)
+    watched: list[dict[tuple[str, str], float]] = []
+    watching = threading.Thread(target=lambda: watched.extend(asyncio.run(watch(rig.daemon.target, len(jobs), begun))))
+    watching.start()
+    for _ in range(WATCHER_COUNT):
+        begun.acquire()
+    for domain, disk in jobs:
+        path = str(rig.libvirtd.images / f"{domain.name()}-{disk}-copy")
+        rig.client.block_rebase(domain.name(), disk, path, 0, COPY)
+    watching.join(READY_WAIT_S)
+    announcements.close()
+    late_ms = sorted(
+        (times_s[job] - announcements.times_s[job]) * 1000 for times_s in watched for job in announcements.times_s
+    )
+    if len(late_ms) != len(jobs) * WATCHER_COUNT:
+        print(f"{'READY':<18} only {len(late_ms)} of {len(jobs) * WATCHER_COUNT} announcements came")
+        return
+    p50, p99, last = late_ms[len(late_ms) // 2], late_ms[len(late_ms) * 99 // 100], late_ms[-1]
+    verdict = "" if last <= GOAL_READY_MS else f"  (goal: {GOAL_READY_MS:.0f} ms)"
+    print(
+        f"{'READY at watchers':<18} {len(jobs)} jobs on {GUEST_COUNT} guests, {WATCHER_COUNT} watchers: "
+        f"p50 {p50:.0f}, p99 {p99:.0f}, last {last:.0f} ms after libvirt's own event{verdict}"
+    )
+
+
+def main() -> None:
+    """Prints the rows; says why where libvirtd cannot run."""
+    folder = Path(tempfile.mkdtemp(prefix="virtblock-live-"))
+    try:
+        rig = Rig(folder)
+    except HypervisorUnavailable as error:
+        print(f"in front of libvirt: not measured: {error}")
+        shutil.rmtree(folder)
+        return
+    print(f"\nIn front of libvirt ({rig.libvirtd.domain_type}), over a unix socket: p50 and p99 in milliseconds")
+    try:
+        measure_info(rig)
+        measure_rebase(rig)
+        measure_ready(rig)
+    finally:
+        rig.close()
+        shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()
