@@ -26,7 +26,7 @@ run_one() {
 	local folder="$scratch/$variant $name"
 	mkdir "$folder"
 	local started=$SECONDS
-	if TEST_FOLDER="$folder" timeout 300 "$@" >"$folder.log" 2>&1; then
+	if TEST_FOLDER="$folder" timeout 600 "$@" >"$folder.log" 2>&1; then
 		printf '%-5s ok    %s (%d s)\n' "$variant" "$name" $((SECONDS - started))
 	else
 		printf '%-5s FAIL  %s\n' "$variant" "$name"
