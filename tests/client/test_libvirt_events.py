@@ -9,11 +9,17 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from client.daemon import Daemon
+
+from virtblock.client.errors import timed_out
+from virtblock.libvirt import VIR_CONNECT_CLOSE_REASON_KEEPALIVE
+from virtblock.libvirt.keepalive import Keepalive
 
 START = """
 import os, sys, threading, time
@@ -246,7 +252,7 @@ loop()
 connection = libvirt.open(uri)
 domain = connection.lookupByName("guest")
 connection.registerCloseCallback(lambda *a: seen.append(a), "opaque")
-connection.setKeepAlive(1, 3)
+connection.setKeepAlive(60, 5)
 print("registered", flush=True)
 until(lambda: seen, "the close callback")
 assert seen[0][0] is connection and seen[0][1:] == (libvirt.VIR_CONNECT_CLOSE_REASON_EOF, "opaque"), seen
@@ -264,3 +270,24 @@ except libvirt.libvirtError as error:
         daemon.stop(signal.Signals(signal_number))
         assert running.communicate(timeout=100)[0] == ""
     assert running.returncode == 0
+
+
+def test_a_silent_server_is_lost_after_interval_times_count() -> None:
+    waited_s: list[float] = []
+    reasons: list[int] = []
+    lost = threading.Event()
+
+    def be_silent(timeout_s: float) -> str:
+        waited_s.append(timeout_s)
+        raise timed_out("GetURI", timeout_s)
+
+    def lose(reason: int) -> None:
+        reasons.append(reason)
+        link.is_lost = True
+        lost.set()
+
+    link: Any = SimpleNamespace(client=SimpleNamespace(get_uri=be_silent), is_lost=False, lose=lose)
+    keepalive = Keepalive(link, 1, 3)
+    assert lost.wait(60)
+    keepalive.stop()
+    assert (waited_s, reasons) == ([3.0], [VIR_CONNECT_CLOSE_REASON_KEEPALIVE])
