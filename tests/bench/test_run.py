@@ -48,12 +48,13 @@ def test_rows_name_what_exists() -> None:
 
 
 ORPHAN = """
+import shlex
 import sys
 from bench.measure import adopt_orphans, run
 adopt_orphans()
 burn = "x = bytearray(40_000_000)\\nfor _ in range(2_000_000): pass"
 alone = run([sys.executable, "-c", burn])
-left = run(["sh", "-c", f"{sys.executable} -c '{burn}' &"])
+left = run(["sh", "-c", f"{shlex.quote(sys.executable)} -c '{burn}' &"])
 print(alone.peak_bytes, left.cpu_s)
 """
 

@@ -155,6 +155,7 @@ def record_of(client: Client, guest: Guest) -> BlockJob | None:
     return None
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize("restart", [restart_ours, restart_theirs], ids=["our daemon", "libvirtd"])
 @pytest.mark.parametrize("phase", PHASES)
 def test_a_daemon_dies_in_each_phase(
@@ -191,8 +192,15 @@ def test_a_daemon_dies_in_each_phase(
         job = record_of(client, guest)
         assert job is not None
         connection = libvirt.open(libvirtd.uri)
-        xml = connection.lookupByName(guest.name).XMLDesc()
+        names = [domain.name() for domain in connection.listAllDomains()]
+        xml = connection.lookupByName(guest.name).XMLDesc() if guest.name in names else ""
         connection.close()
+        if not xml:
+            # Killed amid a pivot, libvirt 9.0 may lose the domain when it comes back.
+            assert restart is restart_theirs
+            assert job.state is BlockJobState.FAILED, (job.state, job.reason)
+            assert "stopped" in job.reason
+            return
         assert "<mirror" not in xml
         assert (job.state is BlockJobState.COMPLETED) == (f"<source file='{path}'" in xml), (job.state, job.reason)
         assert job.state is not BlockJobState.FAILED, job.reason
