@@ -9,6 +9,8 @@ output=${1:-$here}
 tools=$root/build/go-tools
 venv=$(sh "$root/proto/tools.sh")
 
+# Where the machine's own Go was too old, bootstrap.sh has put one there.
+PATH=$root/.venv/bin:$PATH
 GOBIN=$tools go -C "$here" install tool
 rm -rf -- "$output/virtblockv1"
 mkdir -p -- "$output"

@@ -1,11 +1,12 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 # Generates src/gen from the contract with ts-proto, and src/gen/service_config.ts; checked in. Needs `npm ci` first.
+# Usage: generate.sh [OUTPUT]
 set -eu
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 root=$(dirname -- "$(dirname -- "$here")")
-output=$here/src/gen
+output=${1:-$here/src/gen}
 venv=$(sh "$root/proto/tools.sh")
 common=$("$root/.venv/bin/python" -c 'import google.rpc, pathlib; print(pathlib.Path(list(google.rpc.__path__)[0]).parents[1])')
 

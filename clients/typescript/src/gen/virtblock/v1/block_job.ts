@@ -98,7 +98,7 @@ export interface BlockJob {
   etaS: bigint;
   /** Whether our engine copies a running domain's disk in passes because the hypervisor cannot mirror it. */
   fallback: boolean;
-  /** Whether the copy had to begin anew after a restart of the server, instead of going on with what was left. */
+  /** Whether the job had to begin anew after a restart of the server. False for one that went on from its journal. */
   restarted: boolean;
   /** The request_id of the call that started it. Empty: it gave none, or the job was found on the hypervisor. */
   requestId: string;
@@ -120,7 +120,7 @@ export interface BlockJob {
   endTime?:
     | Date
     | undefined;
-  /** Digest of what was read, as "algorithm:hexadecimal". Empty: none was made. */
+  /** Digest of the disk as a copy read it, as "algorithm-hexadecimal". Empty: none was made (of a part, or with shared extents). */
   digest: string;
 }
 
