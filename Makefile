@@ -24,7 +24,7 @@ test-again:
 live: setup-test ## Our server beside libvirt itself at length: recorded answers asked anew, guests that write, daemons killed
 	@$(PY) -m pytest -n 2 -m oracle tests/live
 
-corpus: setup-test ## Images of every kind copied in every way: every three values of all options; about ten minutes
+corpus: setup-test ## Images of every kind copied in every way: every three values of all options
 	@$(PY) -m pytest -n 2 -m oracle tests/engine
 
 record-live: setup-test ## Ask the installed libvirt every case of the comparison anew, or CASES='pull-*'; commit what it writes
