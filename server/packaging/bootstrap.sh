@@ -18,7 +18,7 @@ PYTHON_OLDEST="3.11"
 # `a|b`: any of them will do, and the first is installed when none is there.
 DEMO_PACKAGES="build-essential libdeflate-dev zlib1g-dev libzstd-dev libxxhash-dev"
 TEST_PACKAGES="qemu-utils qemu-system-x86 qemu-system-common qemu-block-extra seabios libvirt-dev libvirt-daemon-system
-    libvirt-clients pkg-config|pkgconf xfsprogs e2fsprogs util-linux mount zsh strace clang libclang-rt-dev|libclang-rt-14-dev nodejs npm|nodejs"
+    libvirt-clients pkg-config|pkgconf xfsprogs e2fsprogs util-linux mount zsh strace clang libclang-rt-dev|libclang-rt-14-dev nodejs"
 BENCH_PACKAGES="libnbd-bin"
 
 case "$LEVEL" in
@@ -93,6 +93,8 @@ system_packages() {
     find_python || missing="$missing python3 python3-venv python3-dev"
     # shellcheck disable=SC2086
     [ -z "$missing" ] || install_packages $missing
+    # Debian's nodejs comes without npm; others' nodejs brings it and does not go together with Debian's npm.
+    [ "$LEVEL" != test ] || command -v npm >/dev/null || install_packages npm
     find_python || {
         echo "bootstrap.sh: no Python $PYTHON_OLDEST or newer with venv and headers, not even after installing Debian's" >&2
         exit 1

@@ -14,7 +14,7 @@ from cli.command_line import DOMAIN_XML, Ran, Virtblock
 from cli.fake_client import FakeClient, vir_error
 
 from virtblock.cli.command_tables import COMMANDS
-from virtblock.client import BlockInfo, ErrorNumber
+from virtblock.client import BlockInfo, DomainState, DomainStateReason, ErrorNumber
 
 MISTAKES = [
     ["nocmd"],
@@ -45,6 +45,20 @@ MISTAKES = [
     ["domblkinfo", "test"],
     ["domblkinfo", "test", ""],
     ["domblkinfo", "test", "vda", "--all"],
+    *([verb] for verb in ("start", "create", "destroy", "suspend", "save", "domid", "domname", "domuuid", "domstate")),
+    *([verb, "nope"] for verb in ("start", "destroy", "shutdown", "suspend", "resume", "managedsave", "domblkstat")),
+    *([verb, "7"] for verb in ("start", "destroy", "domid", "domname", "domuuid", "domstate")),
+    ["start", ""],
+    ["start", "1"],
+    ["start", "test", "--paused", "--force-boot"],
+    ["start", "6695eb01-f6a4-8304-79aa-97f2502e193f"],
+    ["create", "/nonexistent.xml", "--paused"],
+    ["create", "/tmp"],
+    ["save", "test"],
+    ["save", "nope", "/x"],
+    ["domid", "1"],
+    ["domname", "test"],
+    ["domuuid", "6695eb01-f6a4-8304-79aa-97f2502e193f"],
     ["detach-disk", "test"],
     ["detach-disk", "test", "vdz"],
     ["detach-disk", "nope", "vda"],
@@ -197,7 +211,7 @@ def test_of_several_mistakes_the_same_one_is_told(
 
 
 # Of these virsh has options that are left out here, or virsh 9.0 lacks one of ours.
-OTHER_HELP = {"undefine", "list", "dumpxml", "blockcopy"}
+OTHER_HELP = {"undefine", "list", "dumpxml", "blockcopy", "create", "start", "shutdown", "save", "managedsave"}
 # Commands that virsh has not.
 OWN_COMMANDS = {name for name in COMMANDS if name.startswith("bitmap-")}
 OWN_COMMANDS |= {"attach", "completion", "jobs", "map", "top"}
@@ -238,6 +252,9 @@ def same_domain(tmp_path: Path, client: FakeClient, virsh: Virtblock) -> Path:
     client.answers["get_xml_desc"] = virsh("-q", f"define {file}; dumpxml t1").out
     client.answers["domain_define_xml"] = client.domains[1]
     client.answers["undefine"] = None
+    client.answers |= dict.fromkeys(("suspend", "resume", "shutdown", "destroy"))
+    client.answers["create"] = client.domains[1]
+    client.answers["get_state"] = DomainStateReason(DomainState.SHUTOFF, 0)
     # What libvirt's test driver makes of every disk.
     client.answers["get_block_info"] = BlockInfo(1099506450432, 1099511627776, 1099511627776)
     return file
@@ -265,6 +282,15 @@ def same_domain(tmp_path: Path, client: FakeClient, virsh: Virtblock) -> Path:
         "domblkinfo --device vda --domain t1 --human",
         "domblkinfo t1 --all --human",
         "undefine t1",
+        "undefine 7cc73cc3-e997-4669-ace9-e93f689e55a8",
+        "domid t1; domid test; domname 1; domuuid t1; domuuid 1",
+        "domstate t1 --reason; domstate 7cc73cc3-e997-4669-ace9-e93f689e55a8",
+        "suspend 6695eb01-f6a4-8304-79aa-97f2502e193f",
+        "destroy test --graceful",
+        "destroy 1",
+        "shutdown test",
+        "start t1",
+        "start 7cc73cc3-e997-4669-ace9-e93f689e55a8",
         "detach-disk t1 vdz",
         "detach-disk t1 --print-xml vda",
         "detach-disk t1 /dev/sdx --config --print-xml",

@@ -28,11 +28,14 @@ from virtblock.client import (
     BlockJobStatus,
     BlockJobStatusEvent,
     BlockJobType,
+    BlockStats,
     Capabilities,
     ConnectionCapabilities,
     DomainEvent,
     DomainEventId,
     DomainEventType,
+    DomainState,
+    DomainStateReason,
     ErrorNumber,
     LifecycleEvent,
     Snapshot,
@@ -108,7 +111,7 @@ def test_blockjob_acts(
 )
 def test_blockresize(virtblock: Virtblock, client: FakeClient, size: str, given: tuple[int, int]) -> None:
     client.answers["block_resize"] = None
-    assert virtblock("blockresize", "t1", "vda", size) == Ran(0, "Block device 'vda' is resized\n\n", "")
+    assert virtblock("blockresize", "t1", "vda", size) == Ran(0, "Block device 'vda' is resized\n", "")
     (call,) = client.called("block_resize")
     assert (call["size"], call["flags"]) == given
 
@@ -342,3 +345,38 @@ def test_help_and_version_need_no_server(capsys: pytest.CaptureFixture[str]) -> 
     assert capsys.readouterr().err == "error: no command was given. See --help.\n"
     assert main(["dumpxml", "\udcff"]) == 1
     assert "is not UTF-8" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "method", "said"),
+    [
+        (("save", "test", "/x"), "save", "\nDomain 'test' saved to /x\n\n"),
+        (("save", "1", "/x", "--running"), "save_flags", "\nDomain '1' saved to /x\n\n"),
+        (("managedsave", "test", "--paused"), "managed_save", "\nDomain 'test' state saved by libvirt\n\n"),
+    ],
+)
+def test_a_saved_domain_is_told_as_by_virsh(
+    virtblock: Virtblock, client: FakeClient, words: tuple[str, ...], method: str, said: str
+) -> None:
+    """virsh itself is not asked: where saving is quick, it sometimes waits for ever."""
+    client.answers[method] = None
+    assert virtblock(*words) == Ran(0, said, "")
+    [call] = client.called(method)
+    assert call["domain"].name == "test"
+    assert call.get("flags", 0) == {"save": 0, "save_flags": 2, "managed_save": 4}[method]
+
+
+def test_block_statistics_show_what_is_known(virtblock: Virtblock, client: FakeClient) -> None:
+    client.answers["block_stats"] = BlockStats(1, 2, 3, 4, -1)
+    assert (
+        virtblock("domblkstat", "test", "vda").out == "vda rd_req 1\nvda rd_bytes 2\nvda wr_req 3\nvda wr_bytes 4\n\n"
+    )
+    assert '"error_count": -1' in virtblock("domblkstat", "test", "vda", "--json").out
+
+
+@pytest.mark.parametrize(("state", "reason", "text"), [(1, 1, "running (booted)"), (5, 8, "shut off (daemon)")])
+def test_a_state_has_its_reason(virtblock: Virtblock, client: FakeClient, state: int, reason: int, text: str) -> None:
+    client.answers["get_state"] = DomainStateReason(DomainState(state), reason)
+    assert virtblock("domstate", "test", "--reason").out == f"{text}\n\n"
+    client.answers["get_state"] = DomainStateReason(DomainState(state), 99)
+    assert virtblock("domstate", "test", "--reason").out == f"{text.partition(' (')[0]} (unknown)\n\n"

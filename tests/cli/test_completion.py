@@ -75,7 +75,7 @@ def test_domains_disks_and_jobs_of_the_server(complete: Complete) -> None:
     assert complete("blockcopy", "--wait", "guest", "v") == ["vda", "vdb"]
     assert complete("map", "vb") == ["vb-1", "vb-2"]
     assert complete("attach", "") == ["vb-1", "vb-2"]
-    assert complete("help", "domblk") == ["domblkinfo", "domblklist"]
+    assert complete("help", "domblk") == ["domblkinfo", "domblklist", "domblkstat"]
 
 
 def test_global_options_go_along(complete: Complete) -> None:

@@ -104,6 +104,7 @@ def run_blockresize(session: Session, invocation: Invocation) -> None:
     domain = session.domain(invocation)
     with session.explain(f"Failed to resize block device '{path}'"):
         session.client.block_resize(domain, path, size, flags)
+    # virsh ends the line by the empty line after the command.
     session.output.result(
-        {"domain": domain.name, "disk": path, "size_bytes": size_bytes}, extra=f"Block device '{path}' is resized\n"
+        {"domain": domain.name, "disk": path, "size_bytes": size_bytes}, extra=f"Block device '{path}' is resized"
     )

@@ -52,6 +52,116 @@ DUMPXML = Command(
     ),
     "domain_commands:run_dumpxml",
 )
+_FILE = Option("file", "file containing an XML domain description", Kind.TEXT, required=True)
+_PAUSED = Option("paused", "leave the guest paused after creation")
+_RESET_NVRAM = Option("reset-nvram", "re-initialize NVRAM from its pristine template")
+CREATE = Command(
+    "create",
+    "create a domain from an XML file",
+    "Create a domain.",
+    (_FILE, _PAUSED, Option("validate", "validate the XML against the schema"), _RESET_NVRAM),
+    "lifecycle_commands:run_create",
+)
+START = Command(
+    "start",
+    "start a (previously defined) inactive domain",
+    "Start a domain, either from the last managedsave\nstate, or via a fresh boot if no managedsave state\nis present.",
+    (
+        Option("domain", "name of the inactive domain", Kind.TEXT, required=True),
+        _PAUSED,
+        Option("bypass-cache", "avoid file system cache when loading"),
+        Option("force-boot", "force fresh boot by discarding any managed save"),
+        _RESET_NVRAM,
+    ),
+    "lifecycle_commands:run_start",
+)
+SUSPEND = Command(
+    "suspend", "suspend a domain", "Suspend a running domain.", (_DOMAIN,), "lifecycle_commands:run_suspend"
+)
+RESUME = Command(
+    "resume", "resume a domain", "Resume a previously suspended domain.", (_DOMAIN,), "lifecycle_commands:run_resume"
+)
+SHUTDOWN = Command(
+    "shutdown",
+    "gracefully shutdown a domain",
+    "Run shutdown in the target domain.",
+    (_DOMAIN,),
+    "lifecycle_commands:run_shutdown",
+)
+DESTROY = Command(
+    "destroy",
+    "destroy (stop) a domain",
+    "Forcefully stop a given domain, but leave its resources intact.",
+    (_DOMAIN, Option("graceful", "terminate gracefully"), Option("remove-logs", "remove domain logs")),
+    "lifecycle_commands:run_destroy",
+)
+_BYPASS_CACHE = Option("bypass-cache", "avoid file system cache when saving")
+SAVE = Command(
+    "save",
+    "save a domain state to a file",
+    "Save the RAM state of a running domain.",
+    (
+        _DOMAIN,
+        Option("file", "where to save the data", Kind.TEXT, required=True),
+        _BYPASS_CACHE,
+        Option("xml", "filename containing updated XML for the target", Kind.TEXT),
+        Option("running", "set domain to be running on restore"),
+        Option("paused", "set domain to be paused on restore"),
+    ),
+    "lifecycle_commands:run_save",
+)
+MANAGEDSAVE = Command(
+    "managedsave",
+    "managed save of a domain state",
+    "Save and destroy a running domain, so it can be restarted from\nthe same state at a later time.  When the virsh "
+    "'start'\ncommand is next run for the domain, it will automatically\nbe started from this saved state.",
+    (
+        _DOMAIN,
+        _BYPASS_CACHE,
+        Option("running", "set domain to be running on next start"),
+        Option("paused", "set domain to be paused on next start"),
+    ),
+    "lifecycle_commands:run_managedsave",
+)
+DOMID = Command(
+    "domid",
+    "convert a domain name or UUID to domain id",
+    "",
+    (Option("domain", "domain name or uuid", Kind.TEXT, required=True),),
+    "monitor_commands:run_domid",
+)
+DOMNAME = Command(
+    "domname",
+    "convert a domain id or UUID to domain name",
+    "",
+    (Option("domain", "domain id or uuid", Kind.TEXT, required=True),),
+    "monitor_commands:run_domname",
+)
+DOMUUID = Command(
+    "domuuid",
+    "convert a domain name or id to domain UUID",
+    "",
+    (Option("domain", "domain id or name", Kind.TEXT, required=True),),
+    "monitor_commands:run_domuuid",
+)
+DOMSTATE = Command(
+    "domstate",
+    "domain state",
+    "Returns state about a domain.",
+    (_DOMAIN, Option("reason", "also print reason for the state")),
+    "monitor_commands:run_domstate",
+)
+DOMBLKSTAT = Command(
+    "domblkstat",
+    "get device block stats for a domain",
+    "Get device block stats for a running domain. See man page or use --human for explanation of fields",
+    (
+        _DOMAIN,
+        Option("device", "block device", Kind.TEXT),
+        Option("human", "print a more human readable output"),
+    ),
+    "monitor_commands:run_domblkstat",
+)
 DETACH_DISK = Command(
     "detach-disk",
     "detach disk device",
@@ -369,9 +479,30 @@ GROUPS = (
     Group(
         "Domain Management",
         "domain",
-        (BLOCKCOMMIT, BLOCKCOPY, BLOCKJOB, BLOCKPULL, BLOCKRESIZE, DEFINE, DETACH_DISK, DUMPXML, UNDEFINE),
+        (
+            BLOCKCOMMIT,
+            BLOCKCOPY,
+            BLOCKJOB,
+            BLOCKPULL,
+            BLOCKRESIZE,
+            CREATE,
+            DEFINE,
+            DESTROY,
+            DETACH_DISK,
+            DOMID,
+            DOMNAME,
+            DOMUUID,
+            DUMPXML,
+            MANAGEDSAVE,
+            RESUME,
+            SAVE,
+            SHUTDOWN,
+            START,
+            SUSPEND,
+            UNDEFINE,
+        ),
     ),
-    Group("Domain Monitoring", "monitor", (DOMBLKINFO, DOMBLKLIST, LIST)),
+    Group("Domain Monitoring", "monitor", (DOMBLKINFO, DOMBLKLIST, DOMBLKSTAT, DOMSTATE, LIST)),
     Group("Domain Events", "events", (EVENT,)),
     Group("Snapshot", "snapshot", (SNAPSHOT_CREATE_AS,)),
     Group("Bitmap", "bitmap", (BITMAP_ADD, BITMAP_CLEAR, BITMAP_LIST, BITMAP_REMOVE)),

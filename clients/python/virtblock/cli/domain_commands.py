@@ -45,10 +45,10 @@ def run_undefine(session: Session, invocation: Invocation) -> None:
     """Remove a domain's definition. Its images stay."""
     invocation.exclude("nvram", "keep-nvram")
     invocation.exclude("tpm", "keep-tpm")
-    domain = session.domain(invocation)
-    with session.explain(f"Failed to undefine domain '{domain.name}'"):
+    domain, typed = session.domain(invocation), invocation.required("domain")
+    with session.explain(f"Failed to undefine domain '{typed}'"):
         session.client.undefine(domain, invocation.flags_of(_UNDEFINE_FLAGS))
-    session.output.result({"domain": plain(domain)}, extra=f"Domain '{domain.name}' has been undefined\n")
+    session.output.result({"domain": plain(domain)}, extra=f"Domain '{typed}' has been undefined\n")
 
 
 def run_dumpxml(session: Session, invocation: Invocation) -> None:

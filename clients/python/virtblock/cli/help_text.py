@@ -19,13 +19,13 @@ class Group:
 
 
 def command_help(command: Command) -> str:
-    """NAME, SYNOPSIS, DESCRIPTION and OPTIONS."""
+    """NAME, SYNOPSIS, DESCRIPTION and OPTIONS, those of them that there are."""
     shown = [option for option in command.options if option.stands_for is None]
     synopsis = " ".join([command.name, *map(_in_synopsis, shown)])
-    description = "\n".join(f"    {line}" for line in command.description.splitlines())
-    text = (
-        f"  NAME\n    {command.name} - {command.help}\n\n  SYNOPSIS\n    {synopsis}\n\n  DESCRIPTION\n{description}\n\n"
-    )
+    text = f"  NAME\n    {command.name} - {command.help}\n\n  SYNOPSIS\n    {synopsis}\n\n"
+    if command.description:
+        description = "\n".join(f"    {line}" for line in command.description.splitlines())
+        text += f"  DESCRIPTION\n{description}\n\n"
     if shown:
         text += "  OPTIONS\n" + "".join(f"    {_in_options(option):<15}  {option.help}\n" for option in shown) + "\n"
     return text

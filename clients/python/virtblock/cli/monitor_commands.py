@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands that look: `list`, `domblklist`, `domblkinfo`."""
+"""The commands that look: `list`, `domid`, `domname`, `domuuid`, `domstate`, and on disks `domblk…`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from virtblock.cli.failures import CommandError
 from virtblock.cli.grammar import Invocation
 from virtblock.cli.records import plain
 from virtblock.cli.sizes import size_text
+from virtblock.client import DomainState
 from virtblock.client.flags import DomainListFlags, DomainXmlFlags
 
 if TYPE_CHECKING:
@@ -33,6 +34,58 @@ _LIST_FILTERS = {
     "without-managed-save": DomainListFlags.NO_MANAGEDSAVE,
 }
 _STATES = ("no state", "running", "idle", "paused", "in shutdown", "shut off", "crashed", "pmsuspended")
+_UNKNOWN = "unknown"
+# By state and number, from 1 on; 0 is unknown everywhere.
+_REASONS: dict[int, tuple[str, ...]] = {
+    DomainState.RUNNING: (
+        "booted",
+        "migrated",
+        "restored",
+        "from snapshot",
+        "unpaused",
+        "migration canceled",
+        "save canceled",
+        "event wakeup",
+        "crashed",
+        "post-copy",
+        "post-copy failed",
+    ),
+    DomainState.PAUSED: (
+        "user",
+        "migrating",
+        "saving",
+        "dumping",
+        "I/O error",
+        "watchdog",
+        "from snapshot",
+        "shutting down",
+        "creating snapshot",
+        "crashed",
+        "starting up",
+        "post-copy",
+        "post-copy failed",
+    ),
+    DomainState.SHUTDOWN: ("user",),
+    DomainState.SHUTOFF: (
+        "shutdown",
+        "destroyed",
+        "crashed",
+        "migrated",
+        "saved",
+        "failed",
+        "from snapshot",
+        "daemon",
+    ),
+    DomainState.CRASHED: ("panicked",),
+}
+# Fields of BlockStats: virsh's short name and its text for people.
+_STATISTICS = {
+    "read_request_count": ("rd_req", "number of read operations:"),
+    "read_bytes": ("rd_bytes", "number of bytes read:"),
+    "write_request_count": ("wr_req", "number of write operations:"),
+    "write_bytes": ("wr_bytes", "number of bytes written:"),
+    "error_count": ("errs", "error count:"),
+}
 _NOTHING = "-"
 
 
@@ -83,6 +136,54 @@ def _id_text(domain: Domain) -> str:
 def state_text(state: int) -> str:
     """A domain's state in virsh's words."""
     return _STATES[state] if 0 <= state < len(_STATES) else _STATES[0]
+
+
+def reason_text(state: int, reason: int) -> str:
+    """Why a domain is in its state, in virsh's words."""
+    reasons = _REASONS.get(state, ())
+    return reasons[reason - 1] if 0 < reason <= len(reasons) else _UNKNOWN
+
+
+def run_domid(session: Session, invocation: Invocation) -> None:
+    """Print the id of a domain, which it has while it runs."""
+    domain = session.domain(invocation, by=("uuid", "name"))
+    session.output.result({"domain": plain(domain)}, f"{_id_text(domain)}\n")
+
+
+def run_domname(session: Session, invocation: Invocation) -> None:
+    """Print the name of a domain."""
+    domain = session.domain(invocation, by=("id", "uuid"))
+    session.output.result({"domain": plain(domain)}, f"{domain.name}\n")
+
+
+def run_domuuid(session: Session, invocation: Invocation) -> None:
+    """Print the UUID of a domain."""
+    domain = session.domain(invocation, by=("id", "name"))
+    session.output.result({"domain": plain(domain)}, f"{domain.uuid}\n")
+
+
+def run_domstate(session: Session, invocation: Invocation) -> None:
+    """Print the state of a domain, with `--reason` also why it is in it."""
+    domain = session.domain(invocation)
+    answer = session.client.get_state(domain)
+    text = state_text(answer.state)
+    reason = reason_text(answer.state, answer.reason)
+    if invocation.has("reason"):
+        text += f" ({reason})"
+    data = {"domain": domain.name, "state": plain(answer.state), "reason": answer.reason, "reason_text": reason}
+    session.output.result(data, f"{text}\n")
+
+
+def run_domblkstat(session: Session, invocation: Invocation) -> None:
+    """Print how much a guest read and wrote."""
+    domain, device = session.domain(invocation), invocation.texts.get("device", "")
+    stats = session.client.block_stats(domain, device)
+    shown = [(plain_name, told, getattr(stats, name)) for name, (plain_name, told) in _STATISTICS.items()]
+    if invocation.has("human"):
+        lines = [f"Device: {device}", *(f" {told:<31} {value}" for _, told, value in shown if value >= 0)]
+    else:
+        lines = [f"{device} {plain_name} {value}" for plain_name, _, value in shown if value >= 0]
+    session.output.result({"device": device, **plain(stats)}, "".join(f"{line}\n" for line in lines))
 
 
 def run_domblklist(session: Session, invocation: Invocation) -> None:

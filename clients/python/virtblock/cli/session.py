@@ -6,7 +6,7 @@ Owns: the connection, made once before the first command that needs it, and the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 
 from virtblock.cli.failures import CommandError
@@ -58,10 +58,10 @@ class Session:
         except VirError as error:
             raise CommandError(context) from error
 
-    def domain(self, invocation: Invocation) -> Domain:
-        """The domain of the option `domain`: by id, UUID or name, in virsh's order."""
+    def domain(self, invocation: Invocation, by: Collection[str] = ("id", "uuid", "name")) -> Domain:
+        """The domain of the option `domain`: by id, UUID or name, those that are allowed, in virsh's order."""
         wanted = invocation.required("domain")
-        for look_up in self._look_ups(wanted):
+        for look_up in self._look_ups(wanted, by):
             try:
                 return look_up()
             except VirError as error:
@@ -69,10 +69,12 @@ class Session:
                     raise CommandError(f"failed to get domain '{wanted}'") from error
         raise CommandError(f"failed to get domain '{wanted}'")
 
-    def _look_ups(self, wanted: str) -> list[Callable[[], Domain]]:
-        look_ups: list[Callable[[], Domain]] = [lambda: self.client.domain_lookup_by_name(wanted)]
-        if len(wanted.replace("-", "")) == 32:
-            look_ups.insert(0, lambda: self.client.domain_lookup_by_uuid(wanted))
-        if wanted.isascii() and wanted.isdecimal() and int(wanted) <= INT32_MAX:
-            look_ups.insert(0, lambda: self.client.domain_lookup_by_id(int(wanted)))
+    def _look_ups(self, wanted: str, by: Collection[str]) -> list[Callable[[], Domain]]:
+        look_ups: list[Callable[[], Domain]] = []
+        if "id" in by and wanted.isascii() and wanted.isdecimal() and int(wanted) <= INT32_MAX:
+            look_ups.append(lambda: self.client.domain_lookup_by_id(int(wanted)))
+        if "uuid" in by and len(wanted.replace("-", "")) == 32:
+            look_ups.append(lambda: self.client.domain_lookup_by_uuid(wanted))
+        if "name" in by:
+            look_ups.append(lambda: self.client.domain_lookup_by_name(wanted))
         return look_ups
