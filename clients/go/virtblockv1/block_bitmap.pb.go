@@ -639,8 +639,8 @@ const file_virtblock_v1_block_bitmap_proto_rawDesc = "" +
 	"\x19BLOCK_BITMAP_STATE_USABLE\x10\x01\x12\x1d\n" +
 	"\x19BLOCK_BITMAP_STATE_IN_USE\x10\x02\x12#\n" +
 	"\x1fBLOCK_BITMAP_STATE_INCONSISTENT\x10\x03\x12!\n" +
-	"\x1dBLOCK_BITMAP_STATE_WRONG_SIZE\x10\x04BW\n" +
-	"\x10org.virtblock.v1P\x01ZAgithub.com/virtblock/virtblock/clients/go/virtblockv1;virtblockv1b\x06proto3"
+	"\x1dBLOCK_BITMAP_STATE_WRONG_SIZE\x10\x04BV\n" +
+	"\x0fio.virtblock.v1P\x01ZAgithub.com/virtblock/virtblock/clients/go/virtblockv1;virtblockv1b\x06proto3"
 
 var (
 	file_virtblock_v1_block_bitmap_proto_rawDescOnce sync.Once

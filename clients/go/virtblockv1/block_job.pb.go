@@ -476,8 +476,8 @@ const file_virtblock_v1_block_job_proto_rawDesc = "" +
 	"\x18BLOCK_JOB_STATE_PIVOTING\x10\x05\x12\x1d\n" +
 	"\x19BLOCK_JOB_STATE_COMPLETED\x10\x06\x12\x1c\n" +
 	"\x18BLOCK_JOB_STATE_CANCELED\x10\a\x12\x1a\n" +
-	"\x16BLOCK_JOB_STATE_FAILED\x10\bBW\n" +
-	"\x10org.virtblock.v1P\x01ZAgithub.com/virtblock/virtblock/clients/go/virtblockv1;virtblockv1b\x06proto3"
+	"\x16BLOCK_JOB_STATE_FAILED\x10\bBV\n" +
+	"\x0fio.virtblock.v1P\x01ZAgithub.com/virtblock/virtblock/clients/go/virtblockv1;virtblockv1b\x06proto3"
 
 var (
 	file_virtblock_v1_block_job_proto_rawDescOnce sync.Once

@@ -1452,8 +1452,8 @@ const file_virtblock_v1_block_job_service_proto_rawDesc = "" +
 	"\x10ListBlockBitmaps\x12%.virtblock.v1.ListBlockBitmapsRequest\x1a&.virtblock.v1.ListBlockBitmapsResponse\x12[\n" +
 	"\x0eAddBlockBitmap\x12#.virtblock.v1.AddBlockBitmapRequest\x1a$.virtblock.v1.AddBlockBitmapResponse\x12d\n" +
 	"\x11RemoveBlockBitmap\x12&.virtblock.v1.RemoveBlockBitmapRequest\x1a'.virtblock.v1.RemoveBlockBitmapResponse\x12a\n" +
-	"\x10ClearBlockBitmap\x12%.virtblock.v1.ClearBlockBitmapRequest\x1a&.virtblock.v1.ClearBlockBitmapResponseBW\n" +
-	"\x10org.virtblock.v1P\x01ZAgithub.com/virtblock/virtblock/clients/go/virtblockv1;virtblockv1b\x06proto3"
+	"\x10ClearBlockBitmap\x12%.virtblock.v1.ClearBlockBitmapRequest\x1a&.virtblock.v1.ClearBlockBitmapResponseBV\n" +
+	"\x0fio.virtblock.v1P\x01ZAgithub.com/virtblock/virtblock/clients/go/virtblockv1;virtblockv1b\x06proto3"
 
 var (
 	file_virtblock_v1_block_job_service_proto_rawDescOnce sync.Once

@@ -452,8 +452,8 @@ const file_virtblock_v1_common_proto_rawDesc = "" +
 	"\fdouble_value\x18\x06 \x01(\x01H\x00R\vdoubleValue\x12%\n" +
 	"\rboolean_value\x18\a \x01(\bH\x00R\fbooleanValue\x12#\n" +
 	"\fstring_value\x18\b \x01(\tH\x00R\vstringValueB\a\n" +
-	"\x05valueBW\n" +
-	"\x10org.virtblock.v1P\x01ZAgithub.com/virtblock/virtblock/clients/go/virtblockv1;virtblockv1b\x06proto3"
+	"\x05valueBV\n" +
+	"\x0fio.virtblock.v1P\x01ZAgithub.com/virtblock/virtblock/clients/go/virtblockv1;virtblockv1b\x06proto3"
 
 var (
 	file_virtblock_v1_common_proto_rawDescOnce sync.Once

@@ -2279,8 +2279,8 @@ const file_virtblock_v1_connect_service_proto_rawDesc = "" +
 	"\x0eListAllDomains\x12#.virtblock.v1.ListAllDomainsRequest\x1a$.virtblock.v1.ListAllDomainsResponse\x12^\n" +
 	"\x0fDomainDefineXML\x12$.virtblock.v1.DomainDefineXMLRequest\x1a%.virtblock.v1.DomainDefineXMLResponse\x12^\n" +
 	"\x0fDomainCreateXML\x12$.virtblock.v1.DomainCreateXMLRequest\x1a%.virtblock.v1.DomainCreateXMLResponse\x12u\n" +
-	"\x16DomainEventRegisterAny\x12+.virtblock.v1.DomainEventRegisterAnyRequest\x1a,.virtblock.v1.DomainEventRegisterAnyResponse0\x01BW\n" +
-	"\x10org.virtblock.v1P\x01ZAgithub.com/virtblock/virtblock/clients/go/virtblockv1;virtblockv1b\x06proto3"
+	"\x16DomainEventRegisterAny\x12+.virtblock.v1.DomainEventRegisterAnyRequest\x1a,.virtblock.v1.DomainEventRegisterAnyResponse0\x01BV\n" +
+	"\x0fio.virtblock.v1P\x01ZAgithub.com/virtblock/virtblock/clients/go/virtblockv1;virtblockv1b\x06proto3"
 
 var (
 	file_virtblock_v1_connect_service_proto_rawDescOnce sync.Once

@@ -1807,8 +1807,8 @@ const file_virtblock_v1_domain_block_proto_rawDesc = "" +
 	"\x10ListDisksRequest\x124\n" +
 	"\x06domain\x18\x01 \x01(\v2\x1c.virtblock.v1.DomainSelectorR\x06domain\"=\n" +
 	"\x11ListDisksResponse\x12(\n" +
-	"\x05disks\x18\x01 \x03(\v2\x12.virtblock.v1.DiskR\x05disksBW\n" +
-	"\x10org.virtblock.v1P\x01ZAgithub.com/virtblock/virtblock/clients/go/virtblockv1;virtblockv1b\x06proto3"
+	"\x05disks\x18\x01 \x03(\v2\x12.virtblock.v1.DiskR\x05disksBV\n" +
+	"\x0fio.virtblock.v1P\x01ZAgithub.com/virtblock/virtblock/clients/go/virtblockv1;virtblockv1b\x06proto3"
 
 var (
 	file_virtblock_v1_domain_block_proto_rawDescOnce sync.Once

@@ -1917,8 +1917,8 @@ const file_virtblock_v1_domain_service_proto_rawDesc = "" +
 	"\x10RevertToSnapshot\x12%.virtblock.v1.RevertToSnapshotRequest\x1a&.virtblock.v1.RevertToSnapshotResponse\x12U\n" +
 	"\fDetachDevice\x12!.virtblock.v1.DetachDeviceRequest\x1a\".virtblock.v1.DetachDeviceResponse\x12d\n" +
 	"\x11DetachDeviceFlags\x12&.virtblock.v1.DetachDeviceFlagsRequest\x1a'.virtblock.v1.DetachDeviceFlagsResponse\x12L\n" +
-	"\tListDisks\x12\x1e.virtblock.v1.ListDisksRequest\x1a\x1f.virtblock.v1.ListDisksResponseBW\n" +
-	"\x10org.virtblock.v1P\x01ZAgithub.com/virtblock/virtblock/clients/go/virtblockv1;virtblockv1b\x06proto3"
+	"\tListDisks\x12\x1e.virtblock.v1.ListDisksRequest\x1a\x1f.virtblock.v1.ListDisksResponseBV\n" +
+	"\x0fio.virtblock.v1P\x01ZAgithub.com/virtblock/virtblock/clients/go/virtblockv1;virtblockv1b\x06proto3"
 
 var (
 	file_virtblock_v1_domain_service_proto_rawDescOnce sync.Once

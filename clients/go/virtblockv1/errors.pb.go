@@ -230,8 +230,8 @@ const file_virtblock_v1_errors_proto_rawDesc = "" +
 	"\x1dNATIVE_ERROR_REASON_COMPACTED\x10\x01\x12#\n" +
 	"\x1fNATIVE_ERROR_REASON_SLOW_READER\x10\x02\x12+\n" +
 	"'NATIVE_ERROR_REASON_BLOCK_JOB_NOT_FOUND\x10\x03\x12)\n" +
-	"%NATIVE_ERROR_REASON_REQUEST_ID_REUSED\x10\x04BW\n" +
-	"\x10org.virtblock.v1P\x01ZAgithub.com/virtblock/virtblock/clients/go/virtblockv1;virtblockv1b\x06proto3"
+	"%NATIVE_ERROR_REASON_REQUEST_ID_REUSED\x10\x04BV\n" +
+	"\x0fio.virtblock.v1P\x01ZAgithub.com/virtblock/virtblock/clients/go/virtblockv1;virtblockv1b\x06proto3"
 
 var (
 	file_virtblock_v1_errors_proto_rawDescOnce sync.Once

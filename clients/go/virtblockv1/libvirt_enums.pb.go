@@ -3545,8 +3545,8 @@ const file_virtblock_v1_libvirt_enums_proto_rawDesc = "" +
 	"\x1dDOMAIN_EVENT_PMSUSPENDED_DISK\x10\x01*g\n" +
 	"\x1cDomainEventCrashedDetailType\x12!\n" +
 	"\x1dDOMAIN_EVENT_CRASHED_PANICKED\x10\x00\x12$\n" +
-	" DOMAIN_EVENT_CRASHED_CRASHLOADED\x10\x01BW\n" +
-	"\x10org.virtblock.v1P\x01ZAgithub.com/virtblock/virtblock/clients/go/virtblockv1;virtblockv1b\x06proto3"
+	" DOMAIN_EVENT_CRASHED_CRASHLOADED\x10\x01BV\n" +
+	"\x0fio.virtblock.v1P\x01ZAgithub.com/virtblock/virtblock/clients/go/virtblockv1;virtblockv1b\x06proto3"
 
 var (
 	file_virtblock_v1_libvirt_enums_proto_rawDescOnce sync.Once

@@ -15,14 +15,14 @@ _sym_db = _symbol_database.Default()
 from virtblock.v1 import libvirt_enums_pb2 as virtblock_dot_v1_dot_libvirt__enums__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19virtblock/v1/common.proto\x12\x0cvirtblock.v1\x1a virtblock/v1/libvirt_enums.proto\"`\n\x0e\x44omainSelector\x12\x16\n\x0e\x63onnection_uri\x18\x01 \x01(\t\x12\x0e\n\x04name\x18\x02 \x01(\tH\x00\x12\x0e\n\x04uuid\x18\x03 \x01(\tH\x00\x12\x0c\n\x02id\x18\x04 \x01(\x05H\x00\x42\x08\n\x06\x64omain\"\x96\x01\n\x06\x44omain\x12\x16\n\x0e\x63onnection_uri\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04uuid\x18\x03 \x01(\t\x12\n\n\x02id\x18\x04 \x01(\x05\x12\x12\n\npersistent\x18\x05 \x01(\x08\x12\x0e\n\x06\x61\x63tive\x18\x06 \x01(\x08\x12(\n\x05state\x18\x07 \x01(\x0e\x32\x19.virtblock.v1.DomainState\"\xcb\x01\n\x0eTypedParameter\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x13\n\tint_value\x18\x02 \x01(\x05H\x00\x12\x14\n\nuint_value\x18\x03 \x01(\rH\x00\x12\x15\n\x0bllong_value\x18\x04 \x01(\x03H\x00\x12\x16\n\x0cullong_value\x18\x05 \x01(\x04H\x00\x12\x16\n\x0c\x64ouble_value\x18\x06 \x01(\x01H\x00\x12\x17\n\rboolean_value\x18\x07 \x01(\x08H\x00\x12\x16\n\x0cstring_value\x18\x08 \x01(\tH\x00\x42\x07\n\x05valueBW\n\x10org.virtblock.v1P\x01ZAgithub.com/virtblock/virtblock/clients/go/virtblockv1;virtblockv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19virtblock/v1/common.proto\x12\x0cvirtblock.v1\x1a virtblock/v1/libvirt_enums.proto\"`\n\x0e\x44omainSelector\x12\x16\n\x0e\x63onnection_uri\x18\x01 \x01(\t\x12\x0e\n\x04name\x18\x02 \x01(\tH\x00\x12\x0e\n\x04uuid\x18\x03 \x01(\tH\x00\x12\x0c\n\x02id\x18\x04 \x01(\x05H\x00\x42\x08\n\x06\x64omain\"\x96\x01\n\x06\x44omain\x12\x16\n\x0e\x63onnection_uri\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04uuid\x18\x03 \x01(\t\x12\n\n\x02id\x18\x04 \x01(\x05\x12\x12\n\npersistent\x18\x05 \x01(\x08\x12\x0e\n\x06\x61\x63tive\x18\x06 \x01(\x08\x12(\n\x05state\x18\x07 \x01(\x0e\x32\x19.virtblock.v1.DomainState\"\xcb\x01\n\x0eTypedParameter\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x13\n\tint_value\x18\x02 \x01(\x05H\x00\x12\x14\n\nuint_value\x18\x03 \x01(\rH\x00\x12\x15\n\x0bllong_value\x18\x04 \x01(\x03H\x00\x12\x16\n\x0cullong_value\x18\x05 \x01(\x04H\x00\x12\x16\n\x0c\x64ouble_value\x18\x06 \x01(\x01H\x00\x12\x17\n\rboolean_value\x18\x07 \x01(\x08H\x00\x12\x16\n\x0cstring_value\x18\x08 \x01(\tH\x00\x42\x07\n\x05valueBV\n\x0fio.virtblock.v1P\x01ZAgithub.com/virtblock/virtblock/clients/go/virtblockv1;virtblockv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'virtblock.v1.common_pb2', _globals)
 if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['DESCRIPTOR']._options = None
-  _globals['DESCRIPTOR']._serialized_options = b'\n\020org.virtblock.v1P\001ZAgithub.com/virtblock/virtblock/clients/go/virtblockv1;virtblockv1'
+  _globals['DESCRIPTOR']._serialized_options = b'\n\017io.virtblock.v1P\001ZAgithub.com/virtblock/virtblock/clients/go/virtblockv1;virtblockv1'
   _globals['_DOMAINSELECTOR']._serialized_start=77
   _globals['_DOMAINSELECTOR']._serialized_end=173
   _globals['_DOMAIN']._serialized_start=176

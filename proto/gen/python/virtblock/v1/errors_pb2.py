@@ -15,14 +15,14 @@ _sym_db = _symbol_database.Default()
 from virtblock.v1 import libvirt_enums_pb2 as virtblock_dot_v1_dot_libvirt__enums__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19virtblock/v1/errors.proto\x12\x0cvirtblock.v1\x1a virtblock/v1/libvirt_enums.proto\"\x8a\x02\n\x08VirError\x12)\n\x06number\x18\x01 \x01(\x0e\x32\x19.virtblock.v1.ErrorNumber\x12)\n\x06\x64omain\x18\x02 \x01(\x0e\x32\x19.virtblock.v1.ErrorDomain\x12\'\n\x05level\x18\x03 \x01(\x0e\x32\x18.virtblock.v1.ErrorLevel\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x11\n\x04str1\x18\x05 \x01(\tH\x00\x88\x01\x01\x12\x11\n\x04str2\x18\x06 \x01(\tH\x01\x88\x01\x01\x12\x11\n\x04str3\x18\x07 \x01(\tH\x02\x88\x01\x01\x12\x0c\n\x04int1\x18\x08 \x01(\x05\x12\x0c\n\x04int2\x18\t \x01(\x05\x42\x07\n\x05_str1B\x07\n\x05_str2B\x07\n\x05_str3*\xd8\x01\n\x11NativeErrorReason\x12#\n\x1fNATIVE_ERROR_REASON_UNSPECIFIED\x10\x00\x12!\n\x1dNATIVE_ERROR_REASON_COMPACTED\x10\x01\x12#\n\x1fNATIVE_ERROR_REASON_SLOW_READER\x10\x02\x12+\n\'NATIVE_ERROR_REASON_BLOCK_JOB_NOT_FOUND\x10\x03\x12)\n%NATIVE_ERROR_REASON_REQUEST_ID_REUSED\x10\x04\x42W\n\x10org.virtblock.v1P\x01ZAgithub.com/virtblock/virtblock/clients/go/virtblockv1;virtblockv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19virtblock/v1/errors.proto\x12\x0cvirtblock.v1\x1a virtblock/v1/libvirt_enums.proto\"\x8a\x02\n\x08VirError\x12)\n\x06number\x18\x01 \x01(\x0e\x32\x19.virtblock.v1.ErrorNumber\x12)\n\x06\x64omain\x18\x02 \x01(\x0e\x32\x19.virtblock.v1.ErrorDomain\x12\'\n\x05level\x18\x03 \x01(\x0e\x32\x18.virtblock.v1.ErrorLevel\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x11\n\x04str1\x18\x05 \x01(\tH\x00\x88\x01\x01\x12\x11\n\x04str2\x18\x06 \x01(\tH\x01\x88\x01\x01\x12\x11\n\x04str3\x18\x07 \x01(\tH\x02\x88\x01\x01\x12\x0c\n\x04int1\x18\x08 \x01(\x05\x12\x0c\n\x04int2\x18\t \x01(\x05\x42\x07\n\x05_str1B\x07\n\x05_str2B\x07\n\x05_str3*\xd8\x01\n\x11NativeErrorReason\x12#\n\x1fNATIVE_ERROR_REASON_UNSPECIFIED\x10\x00\x12!\n\x1dNATIVE_ERROR_REASON_COMPACTED\x10\x01\x12#\n\x1fNATIVE_ERROR_REASON_SLOW_READER\x10\x02\x12+\n\'NATIVE_ERROR_REASON_BLOCK_JOB_NOT_FOUND\x10\x03\x12)\n%NATIVE_ERROR_REASON_REQUEST_ID_REUSED\x10\x04\x42V\n\x0fio.virtblock.v1P\x01ZAgithub.com/virtblock/virtblock/clients/go/virtblockv1;virtblockv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'virtblock.v1.errors_pb2', _globals)
 if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['DESCRIPTOR']._options = None
-  _globals['DESCRIPTOR']._serialized_options = b'\n\020org.virtblock.v1P\001ZAgithub.com/virtblock/virtblock/clients/go/virtblockv1;virtblockv1'
+  _globals['DESCRIPTOR']._serialized_options = b'\n\017io.virtblock.v1P\001ZAgithub.com/virtblock/virtblock/clients/go/virtblockv1;virtblockv1'
   _globals['_NATIVEERRORREASON']._serialized_start=347
   _globals['_NATIVEERRORREASON']._serialized_end=563
   _globals['_VIRERROR']._serialized_start=78
