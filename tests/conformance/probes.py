@@ -37,6 +37,8 @@ class Language:
 
 
 GO_EXAMPLES = {"list": "list", "copy": "copyandpivot", "incremental": "incremental", "watch": "watch"}
+JAVA_EXAMPLES = {"list": "ListDisks", "copy": "CopyAndPivot", "incremental": "Incremental", "watch": "Watch"}
+JAVA = ("java", "-cp", "clients/java/target/*:clients/java/target/dependency/*:build/probes/java")
 SNAKE_EXAMPLES = {**GO_EXAMPLES, "copy": "copy_and_pivot"}
 
 LANGUAGES = (
@@ -52,6 +54,12 @@ LANGUAGES = (
         ("clients/typescript/build-probe.sh",),
         ("node", "clients/typescript/probe/probe.mjs"),
         {name: ("node", f"clients/typescript/dist/examples/{file}.js") for name, file in SNAKE_EXAMPLES.items()},
+    ),
+    Language(
+        "Java",
+        ("clients/java/build-probe.sh",),
+        (*JAVA, "Probe"),
+        {name: (*JAVA, main) for name, main in JAVA_EXAMPLES.items()},
     ),
 )
 

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package io.virtblock;
+
+import static java.util.concurrent.TimeUnit.NANOSECONDS;
+
+import com.google.protobuf.Descriptors.FieldDescriptor;
+import com.google.protobuf.Message;
+import io.grpc.CallOptions;
+import io.grpc.ConnectivityState;
+import io.grpc.ManagedChannel;
+import io.grpc.MethodDescriptor;
+import io.grpc.Status;
+import io.grpc.StatusRuntimeException;
+import io.grpc.stub.ClientCalls;
+import java.time.Duration;
+import java.util.List;
+import java.util.UUID;
+import java.util.concurrent.ThreadLocalRandom;
+import java.util.function.Supplier;
+
+/**
+ * Every call of a client, over its channel. Invariants: what leaves has been completed; what fails is a
+ * {@link VirtblockException}; a call is repeated only when {@link Repeats} lists it. gRPC's own repeating would find a channel
+ * that waits a second before it connects again, and give up before that.
+ */
+record Calls(ManagedChannel channel, Target target, String connectionUri) {
+    <Q extends Message, A> A unary(MethodDescriptor<Q, A> method, Q request, Duration timeout) throws VirtblockException {
+        Q completed = complete(request);
+        CallOptions options = options(timeout);
+        long pauseMs = Repeats.PAUSE_FIRST_MS;
+        for (int attempt = 1; ; attempt++) {
+            try {
+                return ClientCalls.blockingUnaryCall(awake(), method, options, completed);
+            } catch (StatusRuntimeException status) {
+                VirtblockException failure = failed(status, method);
+                boolean isRepeated = attempt < Repeats.ATTEMPT_COUNT_MAX && Repeats.METHODS.contains(method.getFullMethodName());
+                if (!isRepeated || failure.getStatusCode() != Status.Code.UNAVAILABLE) {
+                    throw failure;
+                }
+            }
+            pause(pauseMs, options, method);
+            pauseMs = Math.min(pauseMs * Repeats.PAUSE_GROWTH, Repeats.PAUSE_MAX_MS);
+        }
+    }
+
+    <Q extends Message, A> Messages<A> stream(MethodDescriptor<Q, A> method, Q request, Duration timeout) {
+        return new MessageStream<>(
+                () -> ClientCalls.blockingServerStreamingCall(awake(), method, options(timeout), complete(request)),
+                failure -> failed(failure, method));
+    }
+
+    VirtblockException failed(StatusRuntimeException failure, MethodDescriptor<?, ?> method) {
+        boolean isOurs = channel.isShutdown() && failure.getStatus().getCode() == Status.Code.UNAVAILABLE;
+        Status status = isOurs ? Status.CANCELLED.withDescription("the client is closed") : failure.getStatus();
+        return Failures.ofCall(status, failure.getTrailers(), target, method.getBareMethodName());
+    }
+
+    /** The channel. Where it could not connect the last time it tries anew now, instead of telling the old failure again. */
+    private ManagedChannel awake() {
+        if (channel.getState(false) == ConnectivityState.TRANSIENT_FAILURE) {
+            channel.enterIdle();
+        }
+        return channel;
+    }
+
+    /** Waits about that long, and not beyond the deadline, which the next attempt then tells. */
+    private void pause(long pauseMs, CallOptions options, MethodDescriptor<?, ?> method) throws VirtblockException {
+        long pauseNs = (long) (Duration.ofMillis(pauseMs).toNanos() * ThreadLocalRandom.current().nextDouble(0.8, 1.2));
+        long leftNs = options.getDeadline() == null ? pauseNs : options.getDeadline().timeRemaining(NANOSECONDS);
+        try {
+            NANOSECONDS.sleep(Math.min(pauseNs, leftNs));
+        } catch (InterruptedException interrupted) {
+            Thread.currentThread().interrupt();
+            throw failed(Status.CANCELLED.withDescription("Thread interrupted").asRuntimeException(), method);
+        }
+    }
+
+    private static CallOptions options(Duration timeout) {
+        return timeout == null ? CallOptions.DEFAULT : CallOptions.DEFAULT.withDeadlineAfter(timeout);
+    }
+
+    /**
+     * Fills in what the caller left to the client: the connection, and the request_id of a call that starts a job, without which
+     * a repeat after a lost answer could not be told from a second job.
+     */
+    @SuppressWarnings("unchecked")
+    private <Q extends Message> Q complete(Q request) {
+        Message.Builder completed = request.toBuilder();
+        setIfEmpty(completed, "request_id", () -> UUID.randomUUID().toString());
+        setIfEmpty(completed, "connection_uri", () -> connectionUri);
+        for (String name : List.of("domain", "filter")) {
+            FieldDescriptor field = request.getDescriptorForType().findFieldByName(name);
+            if (field != null && field.getJavaType() == FieldDescriptor.JavaType.MESSAGE && completed.hasField(field)) {
+                setIfEmpty(completed.getFieldBuilder(field), "connection_uri", () -> connectionUri);
+            }
+        }
+        return (Q) completed.build();
+    }
+
+    private static void setIfEmpty(Message.Builder message, String name, Supplier<String> value) {
+        FieldDescriptor field = message.getDescriptorForType().findFieldByName(name);
+        if (field != null && message.getField(field).equals("")) {
+            message.setField(field, value.get());
+        }
+    }
+}
