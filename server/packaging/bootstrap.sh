@@ -19,7 +19,8 @@ PYTHON_OLDEST="3.11"
 DEMO_PACKAGES="build-essential libdeflate-dev zlib1g-dev libzstd-dev libxxhash-dev"
 TEST_PACKAGES="qemu-utils qemu-system-x86 qemu-system-common qemu-block-extra seabios libvirt-dev libvirt-daemon-system
     libvirt-clients pkg-config|pkgconf xfsprogs e2fsprogs util-linux mount zsh strace clang libclang-rt-dev|libclang-rt-14-dev nodejs
-    default-jdk-headless|openjdk-17-jdk-headless|openjdk-21-jdk-headless|openjdk-25-jdk-headless maven"
+    default-jdk-headless|openjdk-17-jdk-headless|openjdk-21-jdk-headless|openjdk-25-jdk-headless maven
+    cmake libgrpc++-dev libprotobuf-dev protobuf-compiler-grpc"
 BENCH_PACKAGES="libnbd-bin"
 
 case "$LEVEL" in

@@ -61,6 +61,12 @@ LANGUAGES = (
         (*JAVA, "Probe"),
         {name: (*JAVA, main) for name, main in JAVA_EXAMPLES.items()},
     ),
+    Language(
+        "C++",
+        ("clients/cpp/build-probe.sh",),
+        ("build/probes/cpp/probe",),
+        {name: (f"build/probes/cpp/{file}",) for name, file in SNAKE_EXAMPLES.items()},
+    ),
 )
 
 
