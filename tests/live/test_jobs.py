@@ -5,15 +5,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 
 import libvirt
 import pytest
 from live.guests import Guest
+from live.hypervisor import PrivateLibvirtd
 from live.stack import CALLER, Stack, selector, until
 
 from virtblock.server.core.errors import VirError
+from virtblock.server.core.events import EventLog
 from virtblock.server.core.flags import BlockCommitFlags, BlockJobAbortFlags, BlockRebaseFlags
-from virtblock.server.core.model import JobState
+from virtblock.server.core.jobs import JobRegistry, Origin
+from virtblock.server.core.model import BlockJobType, Domain, JobState
+from virtblock.server.core.store import Store
+from virtblock.server.drivers.libvirt.disk_xml import LiveDisk
+from virtblock.server.drivers.libvirt.starting import JobRequest, new_record
 
 MakeGuest = Callable[..., Guest]
 COPY = int(BlockRebaseFlags.COPY)
@@ -96,6 +103,43 @@ def test_a_job_that_somebody_else_started_is_taken_up(stack: Stack, make_guest: 
     until(lambda: JobState.READY in stack.states(guest.uuid), "READY of a job that we did not start")
     guest.domain.blockJobAbort("vda", 0)
     until(lambda: stack.states(guest.uuid)[-1] is JobState.CANCELED, "its end")
+
+
+@pytest.mark.parametrize("has_begun", [True, False], ids=["begun", "not begun"])
+def test_a_start_whose_answer_was_lost_with_our_process(
+    libvirtd: PrivateLibvirtd, make_guest: MakeGuest, tmp_path: Path, has_begun: bool
+) -> None:
+    """What libvirt has begun goes on as its caller knows it; of what it has not the record says so."""
+    guest = make_guest()
+    path = str(guest.images[0].parent / f"{guest.name}-copy.qcow2")
+    job_id = prepared(tmp_path, libvirtd.uri, guest, path)
+    if has_begun:
+        guest.domain.blockRebase("vda", path, 0, COPY)
+    stack = Stack(libvirtd.uri, tmp_path)
+    try:
+        if has_begun:
+            stack.wait_for(job_id, JobState.READY)
+            assert stack.blocks.block_job_abort(CALLER, selector(guest.uuid), "vda", 0) == stack.jobs.get(job_id)
+            assert stack.jobs.get(job_id).state is JobState.CANCELED
+        else:
+            stack.wait_for(job_id, JobState.FAILED)
+            assert "libvirt has no such job" in stack.jobs.get(job_id).reason
+        assert (stack.jobs.get(job_id).principal, stack.jobs.get(job_id).request_id) == ("unix", "request-1")
+    finally:
+        stack.close()
+
+
+def prepared(folder: Path, uri: str, guest: Guest, path: str) -> str:
+    """What a process leaves that dies while libvirt works on a copy; the job's id."""
+    store = Store(folder / "virtblock.db")
+    domain = Domain(uri, guest.name, guest.uuid, guest.domain.ID(), is_active=True, state=1)
+    disk = LiveDisk("vda", str(guest.images[0]), (str(guest.images[0]),), None, "qcow2")
+    request = JobRequest(BlockJobType.COPY, COPY, 0, False, path, "qcow2")
+    start = JobRegistry(store, EventLog(store)).prepare(
+        new_record(domain, disk, request), Origin("unix", "request-1", "digest")
+    )
+    store.close()
+    return start.job.job_id
 
 
 def test_a_destroyed_domain_ends_its_jobs_in_our_view_only(stack: Stack, make_guest: MakeGuest) -> None:

@@ -92,14 +92,14 @@ class MemoryDriver:
     def get_version(self) -> int:
         return 9_000_000
 
-    def domain_lookup_by_name(self, name: str) -> Domain:
+    def domain_lookup_by_name(self, name: str, *, is_brief: bool = False) -> Domain:
         return self._found(name == "test")
 
-    def domain_lookup_by_uuid(self, uuid: str) -> Domain:
+    def domain_lookup_by_uuid(self, uuid: str, *, is_brief: bool = False) -> Domain:
         self.calls.append(("by_uuid", uuid))
         return self._found(uuid == UUID)
 
-    def domain_lookup_by_id(self, domain_id: int) -> Domain:
+    def domain_lookup_by_id(self, domain_id: int, *, is_brief: bool = False) -> Domain:
         return self._found(domain_id == 1)
 
     def domain_get_xml_desc(self, domain: Domain, flags: int) -> str:

@@ -342,6 +342,91 @@ def test_a_request_id_starts_one_job(core: Core) -> None:
     assert len(core.jobs.list_active()) == 1
 
 
+def test_what_a_hypervisor_is_asked_to_begin_is_seen_by_nobody(core: Core) -> None:
+    start = core.jobs.prepare(sample_job(), Origin("unix", "r-1", "digest"))
+    assert core.jobs.list_active() == []
+    assert core.jobs.list_jobs(JobFilter()) == ([], "")
+    assert core.jobs.find_request(Origin("unix", "r-1", "digest")) is None
+    with pytest.raises(BlockJobNotFound):
+        core.jobs.get(start.job.job_id)
+    core.jobs.withdraw(start)
+    assert core.events.last_sequence == 0
+    assert JobRegistry(core.store, core.events).list_active() == []
+
+
+def test_what_it_has_begun_is_seen_by_everybody(core: Core) -> None:
+    origin = Origin("unix", "r-1", "digest")
+    job = core.jobs.accept(core.jobs.prepare(sample_job(), origin))
+    assert job.state is JobState.NEW
+    assert core.jobs.get(job.job_id) == job
+    assert core.jobs.list_active() == [job]
+    assert core.jobs.find_active(URI, UUID, "vda") == job
+    assert core.events.last_sequence == 0, "nothing was written for it"
+    assert core.jobs.find_request(origin) == job
+    assert core.jobs.snapshot() == (1, [job])
+    assert core.jobs.list_jobs(JobFilter())[0] == [job]
+    core.jobs.transition(job.job_id, JobState.RUNNING)
+    assert [entry.job.state for entry in core.events.read(0) if entry.job] == [JobState.NEW, JobState.RUNNING]
+
+
+@pytest.mark.parametrize("look", ["list", "snapshot", "request"])
+def test_what_looks_at_the_store_sees_it_as_well(core: Core, look: str) -> None:
+    origin = Origin("unix", "r-1", "digest")
+    job = core.jobs.accept(core.jobs.prepare(sample_job(), origin))
+    looks: dict[str, Callable[[], object]] = {
+        "list": lambda: core.jobs.list_jobs(JobFilter())[0],
+        "snapshot": lambda: core.jobs.snapshot()[1],
+        "request": lambda: [core.jobs.find_request(origin)],
+    }
+    assert looks[look]() == [job]
+
+
+def test_its_first_change_brings_its_entry_along(core: Core) -> None:
+    job = core.jobs.accept(core.jobs.prepare(sample_job(), NO_ORIGIN))
+    core.jobs.transition(job.job_id, JobState.CANCELED)
+    assert [entry.job.state for entry in core.events.read(0) if entry.job] == [JobState.NEW, JobState.CANCELED]
+    assert core.jobs.list_active() == []
+    assert JobRegistry(core.store, core.events).get(job.job_id).state is JobState.CANCELED
+
+
+def test_a_start_cannot_take_a_disk_that_has_a_job(core: Core) -> None:
+    start = core.jobs.prepare(sample_job(), NO_ORIGIN)
+    job = core.begin()
+    with pytest.raises(VirError) as caught:
+        core.jobs.accept(start)
+    assert caught.value.number == 83
+    assert core.jobs.list_active() == [job]
+    other = core.jobs.accept(core.jobs.prepare(sample_job("vdb"), NO_ORIGIN))
+    with pytest.raises(VirError) as caught:
+        core.begin("vdb")
+    assert caught.value.number == 83
+    assert [one.job_id for one in core.jobs.list_active()] == [job.job_id, other.job_id]
+
+
+@pytest.mark.parametrize("is_accepted", [False, True])
+def test_a_start_of_a_process_that_died_is_entered_by_the_next(core: Core, is_accepted: bool) -> None:
+    origin = Origin("unix", "r-1", "digest")
+    start = core.jobs.prepare(sample_job(), origin)
+    if is_accepted:
+        core.jobs.accept(start)
+    for _ in range(2):
+        later = Core(core.store, core.events, JobRegistry(core.store, core.events))
+        assert later.jobs.list_active() == [start.job]
+        assert later.jobs.find_request(origin) == start.job
+    assert [entry.job for entry in core.events.read(0)] == [start.job.with_changes(details={})]
+
+
+def test_a_start_that_was_refused_while_its_process_died_yields_to_the_job_that_there_is(core: Core) -> None:
+    core.jobs.prepare(sample_job(), NO_ORIGIN)
+    job = core.begin()
+    again = core.jobs.prepare(sample_job("vdb"), Origin("unix", "r-1", "digest"))
+    core.jobs.prepare(sample_job("vdc"), Origin("unix", "r-1", "digest"))
+    later = JobRegistry(core.store, core.events)
+    assert {one.job_id for one in later.list_active()} == {job.job_id, again.job.job_id}
+    with core.store.reading() as reads:
+        assert reads.list_starts() == []
+
+
 @given(st.integers(0, 1 << 63), st.integers(0, 1 << 63), st.booleans())
 def test_complete_means_ready(total_bytes: int, remaining_bytes: int, is_ready: bool) -> None:
     cur, end = libvirt_progress(total_bytes, remaining_bytes, is_ready=is_ready)

@@ -51,6 +51,26 @@ class RegistryMachine(RuleBasedStateMachine):
         self.told.append((job.job_id, JobState.NEW))
         return job.job_id
 
+    @rule(target=ids, disk=st.sampled_from(DISKS), is_restarted=st.booleans())
+    def begin_elsewhere(self, disk: str, is_restarted: bool) -> str:
+        """By a hypervisor; the process may die before its answer."""
+        holders = [job_id for job_id, held in self._active_disks() if held == disk]
+        start = self.core.jobs.prepare(sample_job(disk), NO_ORIGIN)
+        if holders:
+            if is_restarted:
+                self.restart()
+            else:
+                self.core.jobs.withdraw(start)
+            return holders[0]
+        if is_restarted:
+            self.restart()
+        else:
+            self.core.jobs.accept(start)
+        job_id = start.job.job_id
+        self.states[job_id], self.disks[job_id], self.paused[job_id] = JobState.NEW, disk, False
+        self.told.append((job_id, JobState.NEW))
+        return job_id
+
     @rule(job_id=ids, state=st.sampled_from(JobState), status=st.none() | st.sampled_from(BlockJobStatus))
     def transition(self, job_id: str, state: JobState, status: BlockJobStatus | None) -> None:
         if state not in ALLOWED[self.states[job_id]]:
@@ -100,6 +120,7 @@ class RegistryMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_log_is_gapless_and_complete(self) -> None:
+        self.core.jobs.snapshot()  # enters what was accepted
         entries = self.core.events.read(0, 10_000)
         assert [entry.sequence for entry in entries] == list(range(1, len(self.told) + 1))
         told: list[tuple[str, JobState] | int] = []

@@ -45,7 +45,7 @@ class RecordingDriver:
     def get_type(self) -> str:
         return "Recording"
 
-    def domain_lookup_by_name(self, name: str) -> Domain:
+    def domain_lookup_by_name(self, name: str, *, is_brief: bool = False) -> Domain:
         self._happened.append("lookup")
         assert self._closed.wait(CALL_TIMEOUT_S)
         return Domain(self.uri, name, "0a0b0c0d-0000-4000-8000-000000000001")

@@ -65,12 +65,12 @@ class FakeDriver:
     def get_capabilities(self) -> str:
         return "<capabilities/>"
 
-    def domain_lookup_by_name(self, name: str) -> Domain:
+    def domain_lookup_by_name(self, name: str, *, is_brief: bool = False) -> Domain:
         if name != DOMAIN.name:
             raise report(ErrorNumber.NO_DOMAIN, f"no domain with matching name '{name}'")
         return DOMAIN
 
-    def domain_lookup_by_uuid(self, uuid: str) -> Domain:
+    def domain_lookup_by_uuid(self, uuid: str, *, is_brief: bool = False) -> Domain:
         return DOMAIN
 
     def list_all_domains(self, flags: int) -> list[Domain]:

@@ -67,7 +67,7 @@ class DomainApi:
 
     def is_persistent(self, caller: Caller, selector: DomainSelector) -> bool:
         """virDomainIsPersistent; the look-up knows it."""
-        return self._lookup.select(selector, "virDomainIsPersistent")[1].is_persistent
+        return self._lookup.select(selector, "virDomainIsPersistent", is_brief=False)[1].is_persistent
 
     def create(self, caller: Caller, selector: DomainSelector, flags: int) -> Domain:
         """virDomainCreateWithFlags; returns the domain as it is afterwards."""

@@ -5,6 +5,10 @@ Owns: job ids, states and times. Invariants: a state is on disk before anybody h
 entry in the log, libvirt's two events and the domain's new XML become durable together or not at all; only the
 transitions of `ALLOWED` happen, and a final state never changes; a disk has at most one active job; `cur` equals
 `end` only in READY and COMPLETED. Progress lives in memory and is written with the next change.
+
+A job that a hypervisor is asked to begin is durable before the hypervisor's answer goes to the caller, and seen by
+nobody before (`prepare`, `accept`). Its entry in the log comes with the registry's next transaction, before anything
+that this tells; a process that died in between enters it at the next start.
 """
 
 from __future__ import annotations
@@ -12,11 +16,13 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import logging
 import re
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,11 +40,13 @@ from virtblock.server.core.model import (
     JobProgress,
     JobState,
 )
-from virtblock.server.core.store import JobQuery, Reads, RequestRecord, Store, Transaction
+from virtblock.server.core.store import JobQuery, Reads, RequestRecord, StartRecord, Store, Transaction
 
 REQUEST_KEPT_S = 24 * 3600.0
 PAGE_SIZE_DEFAULT = 100
 PAGE_SIZE_MAX = 1000
+logger = logging.getLogger(__name__)
+
 _JOB_ID = re.compile(r"vb-[0-9a-f]{26}")
 
 _NEW, _RUNNING, _READY = JobState.NEW, JobState.RUNNING, JobState.READY
@@ -156,7 +164,13 @@ class JobRegistry:
         self._lock = threading.Lock()
         with store.reading() as reads:
             active = reads.list_jobs(JobQuery(active_only=True))
+            starts = reads.list_starts()
         self._active = {job.job_id: job for job in active}
+        self._accepted: dict[str, StartRecord] = {}  # active jobs that are not in the log yet
+        if starts:  # of a process that died; see `prepare`
+            with store.transaction() as transaction:
+                for start in starts:
+                    self._enter_if_free(transaction, start)
 
     def begin(self, job: BlockJob, origin: JobOrigin) -> BlockJob:
         """Records a new job in state NEW and announces it; returns it with its id and its time of creation.
@@ -164,29 +178,46 @@ class JobRegistry:
         Ids sort by time of creation. BLOCK_COPY_ACTIVE (83) or OPERATION_UNSUPPORTED (84) when the disk has an active
         job: of two starts at the same moment one gets this answer.
         """
-        now_s = self._clock()
-        job = replace(
-            job,
-            job_id=_new_job_id(now_s),
-            state=JobState.NEW,
-            progress=_progress_in(JobState.NEW, job.progress),
-            principal=origin.principal,
-            request_id=origin.request_id,
-            create_time_s=now_s,
-        )
-        with self._store.transaction() as transaction:
+        start = self._new(job, origin)
+        with self._changing() as transaction:
             active = transaction.find_active_job(job.connection_uri, job.domain_uuid, job.disk)
             if active is not None:
                 raise disk_busy(active)
-            transaction.put_job(job)
-            self._remember_request(transaction, job, origin)
-            self._announce(transaction, job, job)
+            self._enter(transaction, start)
+        return start.job
+
+    def prepare(self, job: BlockJob, origin: JobOrigin) -> StartRecord:
+        """Makes a job durable, in state NEW, that a hypervisor is being asked to begin. Nobody sees it.
+
+        Then comes `accept` or `withdraw`. Without either the next process that opens the store takes it for begun,
+        for nobody can tell; who knows the hypervisor finds out.
+        """
+        start = self._new(job, origin)
+        with self._store.transaction() as transaction:
+            transaction.put_start(start)
+        return start
+
+    def accept(self, start: StartRecord) -> BlockJob:
+        """The hypervisor has begun the job: it is there for everybody. Nothing is written; see `prepare`.
+
+        83 or 84 as of `begin` when the disk has an active job; the start is to be withdrawn then.
+        """
+        job = start.job
+        active = self.find_active(job.connection_uri, job.domain_uuid, job.disk)
+        if active is not None:
+            raise disk_busy(active)
+        with self._lock:
+            self._accepted[job.job_id] = start
         return job
+
+    def withdraw(self, start: StartRecord) -> None:
+        """The hypervisor did not begin the job."""
+        with self._store.transaction() as transaction:
+            transaction.delete_start(start.job.job_id)
 
     def get(self, job_id: str) -> BlockJob:
         """The job with its latest progress, ended or not. `BlockJobNotFound` for an unknown id."""
-        with self._lock:
-            job = self._active.get(job_id)
+        job = self._known(job_id)
         if job is None:
             with self._store.reading() as reads:
                 job = self._load(reads, job_id)
@@ -203,7 +234,7 @@ class JobRegistry:
     def list_active(self, connection_uri: str = "") -> list[BlockJob]:
         """The jobs that have not ended, oldest first; of all connections for an empty URI."""
         with self._lock:
-            jobs = list(self._active.values())
+            jobs = [*self._active.values(), *(start.job for start in self._accepted.values())]
         return [job for job in jobs if connection_uri in ("", job.connection_uri)]
 
     def list_jobs(
@@ -229,6 +260,7 @@ class JobRegistry:
         page_of = _query_digest(query)
         if page_token:
             query = replace(query, before_job_id=_decode_page_token(page_token, page_of))
+        self._enter_accepted()
         with self._store.reading() as reads:
             jobs = reads.list_jobs(query)
             with self._lock:
@@ -239,6 +271,7 @@ class JobRegistry:
 
     def snapshot(self) -> tuple[int, list[BlockJob]]:
         """The log's last sequence, and the active jobs exactly as of it."""
+        self._enter_accepted()
         with self._store.reading(), self._lock:
             return self._events.last_sequence, list(self._active.values())
 
@@ -264,7 +297,7 @@ class JobRegistry:
         """
         if status is not None and domain is None:
             raise ValueError("libvirt's events need the domain")
-        with self._store.transaction() as transaction:
+        with self._changing() as transaction:
             before = self._load(transaction, job_id)
             _check_transition(before, state)
             job = self._next(before, state, error, reason, changes)
@@ -279,7 +312,7 @@ class JobRegistry:
     def update(self, job_id: str, **changes: Any) -> BlockJob:
         """Durable change of fields that nobody watches (`details`, `digest`…), without an entry in the log."""
         _check_changes(changes, _WATCHED_FIELDS)
-        with self._store.transaction() as transaction:
+        with self._changing() as transaction:
             before = self._load(transaction, job_id)
             job = replace(before, **changes)
             transaction.put_job(job)
@@ -292,7 +325,7 @@ class JobRegistry:
 
     def set_paused(self, job_id: str, paused: bool) -> BlockJob:
         """Durable, with an entry in the log when it changes; of an ended job nothing changes."""
-        with self._store.transaction() as transaction:
+        with self._changing() as transaction:
             job = before = self._load(transaction, job_id)
             if before.paused != paused and not before.state.is_final:
                 job = replace(before, paused=paused)
@@ -317,6 +350,7 @@ class JobRegistry:
         """The job that the caller's request id started in the last 24 hours. `RequestIdReused` for other arguments."""
         if not origin.request_id:
             return None
+        self._enter_accepted()
         with self._store.reading() as reads:
             request = reads.get_request(origin.principal, origin.request_id)
         if request is None or request.time_s < self._clock() - REQUEST_KEPT_S:
@@ -325,10 +359,68 @@ class JobRegistry:
             raise RequestIdReused(origin.request_id)
         return self.get(request.job_id)
 
-    def _load(self, reads: Reads, job_id: str) -> BlockJob:
+    def _new(self, job: BlockJob, origin: JobOrigin) -> StartRecord:
+        """The job with its id, as it begins."""
+        now_s = self._clock()
+        job = replace(
+            job,
+            job_id=_new_job_id(now_s),
+            state=JobState.NEW,
+            progress=_progress_in(JobState.NEW, job.progress),
+            principal=origin.principal,
+            request_id=origin.request_id,
+            create_time_s=now_s,
+        )
+        return StartRecord(job, origin.request_digest)
+
+    @contextmanager
+    def _changing(self) -> Iterator[Transaction]:
+        """A transaction that begins with the entries of the jobs that were accepted before."""
+        with self._store.transaction() as transaction:
+            with self._lock:
+                starts = list(self._accepted.values())
+            for start in starts:
+                self._enter_if_free(transaction, start)
+            yield transaction
+
+    def _enter_accepted(self) -> None:
+        """For what looks at the store alone."""
+        if self._accepted:
+            with self._changing():
+                pass
+
+    def _enter_if_free(self, transaction: Transaction, start: StartRecord) -> None:
+        """As `_enter`; a start is dropped whose disk or request has another job, for then it is that job's."""
+        job = start.job
+        transaction.delete_requests_before(job.create_time_s - REQUEST_KEPT_S)
+        is_disk_free = transaction.find_active_job(job.connection_uri, job.domain_uuid, job.disk) is None
+        if is_disk_free and transaction.get_request(job.principal, job.request_id) is None:
+            self._enter(transaction, start)
+            return
+        logger.warning("job %s is dropped: its disk or its request has another job", job.job_id)
+        transaction.delete_start(job.job_id)
+        transaction.on_commit(lambda: self._forget_accepted(job.job_id))
+
+    def _forget_accepted(self, job_id: str) -> None:
         with self._lock:
-            job = self._active.get(job_id)
-        job = job or reads.get_job(job_id)
+            self._accepted.pop(job_id, None)
+
+    def _enter(self, transaction: Transaction, start: StartRecord) -> None:
+        """The job among the others, and its first entry in the log."""
+        job = start.job
+        transaction.delete_start(job.job_id)
+        transaction.put_job(job)
+        self._remember_request(transaction, start)
+        self._announce(transaction, job, job)
+
+    def _known(self, job_id: str) -> BlockJob | None:
+        """The job from memory; None when it is not active."""
+        with self._lock:
+            start = self._accepted.get(job_id)
+            return self._active.get(job_id) if start is None else start.job
+
+    def _load(self, reads: Reads, job_id: str) -> BlockJob:
+        job = self._known(job_id) or reads.get_job(job_id)
         if job is None:
             raise BlockJobNotFound(job_id)
         return job
@@ -371,6 +463,7 @@ class JobRegistry:
         """Mirrors a committed job in memory. Progress that came while it was being written is not lost."""
         with self._lock:
             known = self._active.get(job.job_id)
+            self._accepted.pop(job.job_id, None)
             if job.state.is_final:
                 self._active.pop(job.job_id, None)
                 return
@@ -378,14 +471,15 @@ class JobRegistry:
                 job = replace(job, progress=_progress_in(job.state, known.progress))
             self._active[job.job_id] = job
 
-    def _remember_request(self, transaction: Transaction, job: BlockJob, origin: JobOrigin) -> None:
-        if not origin.request_id:
+    def _remember_request(self, transaction: Transaction, start: StartRecord) -> None:
+        job = start.job
+        if not job.request_id:
             return
         transaction.delete_requests_before(job.create_time_s - REQUEST_KEPT_S)
-        if transaction.get_request(origin.principal, origin.request_id) is not None:
-            raise RequestIdReused(origin.request_id)
+        if transaction.get_request(job.principal, job.request_id) is not None:
+            raise RequestIdReused(job.request_id)
         transaction.put_request(
-            RequestRecord(origin.principal, origin.request_id, origin.request_digest, job.job_id, job.create_time_s)
+            RequestRecord(job.principal, job.request_id, start.digest, job.job_id, job.create_time_s)
         )
 
 

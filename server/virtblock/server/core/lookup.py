@@ -33,15 +33,15 @@ class DomainLookup:
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
 
-    def by_name(self, uri: str, name: str | None) -> Domain:
-        """virDomainLookupByName."""
+    def by_name(self, uri: str, name: str | None, *, is_brief: bool = False) -> Domain:
+        """virDomainLookupByName. `is_brief`: see `driver.ConnectOps`."""
         driver = self._connections.resolve(uri)
         if name is None:
             raise must_not_be_null("name", "virDomainLookupByName")
         require(driver, "domain_lookup_by_name", "virDomainLookupByName")
-        return driver.domain_lookup_by_name(name)
+        return driver.domain_lookup_by_name(name, is_brief=is_brief)
 
-    def by_uuid(self, uri: str, uuid: str | None) -> Domain:
+    def by_uuid(self, uri: str, uuid: str | None, *, is_brief: bool = False) -> Domain:
         """virDomainLookupByUUIDString."""
         driver = self._connections.resolve(uri)
         function = "virDomainLookupByUUIDString"
@@ -52,19 +52,19 @@ class DomainLookup:
         # libvirt goes on with its call for raw UUIDs, so that is the one a driver lacks.
         require(driver, "domain_lookup_by_uuid", "virDomainLookupByUUID")
         digits = re.sub("[^0-9a-fA-F]", "", uuid)
-        return driver.domain_lookup_by_uuid(str(uuid_module.UUID(digits)))
+        return driver.domain_lookup_by_uuid(str(uuid_module.UUID(digits)), is_brief=is_brief)
 
-    def by_id(self, uri: str, domain_id: int) -> Domain:
+    def by_id(self, uri: str, domain_id: int, *, is_brief: bool = False) -> Domain:
         """virDomainLookupByID."""
         driver = self._connections.resolve(uri)
         function = "virDomainLookupByID"
         if domain_id < 0:
             raise argument_check(function, "id", f"id in {function} must be zero or greater")
         require(driver, "domain_lookup_by_id", function)
-        return driver.domain_lookup_by_id(domain_id)
+        return driver.domain_lookup_by_id(domain_id, is_brief=is_brief)
 
-    def select(self, selector: DomainSelector, function: str) -> tuple[Driver, Domain]:
-        """The domain that a request for the public libvirt function names, and its driver.
+    def select(self, selector: DomainSelector, function: str, *, is_brief: bool = True) -> tuple[Driver, Domain]:
+        """The domain that a request for the public libvirt function names, by default in brief, and its driver.
 
         None of name, UUID and id: INVALID_DOMAIN (7); more than one: INVALID_ARG (8).
         """
@@ -77,10 +77,10 @@ class DomainLookup:
             detail = "a domain is named by exactly one of name, uuid and id"
             raise report(ErrorNumber.INVALID_ARG, detail, domain=ErrorDomain.DOMAIN)
         if selector.name is not None:
-            return driver, self.by_name(uri, selector.name)
+            return driver, self.by_name(uri, selector.name, is_brief=is_brief)
         if selector.uuid is not None:
-            return driver, self.by_uuid(uri, selector.uuid)
-        return driver, self.by_id(uri, -1 if selector.id is None else selector.id)
+            return driver, self.by_uuid(uri, selector.uuid, is_brief=is_brief)
+        return driver, self.by_id(uri, -1 if selector.id is None else selector.id, is_brief=is_brief)
 
 
 def refuse_read_only(caller: Caller, function: str, *, domain: int = ErrorDomain.DOMAIN) -> None:

@@ -60,6 +60,12 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             PRIMARY KEY (principal, request_id))""",
         "CREATE INDEX requests_time ON requests (time_s)",
     ),
+    (
+        """CREATE TABLE starts (
+            job_id TEXT NOT NULL PRIMARY KEY,
+            record TEXT NOT NULL,
+            digest TEXT NOT NULL)""",
+    ),
 )
 
 
@@ -92,6 +98,14 @@ class RequestRecord:
     digest: str
     job_id: str
     time_s: float
+
+
+@dataclass(frozen=True)
+class StartRecord:
+    """A job that a hypervisor is asked to begin, and the digest of the request that asks for it."""
+
+    job: BlockJob
+    digest: str
 
 
 @dataclass(frozen=True)
@@ -172,6 +186,11 @@ class Reads:
         )
         return [job_from_json(row[0]) for row in rows]
 
+    def list_starts(self) -> list[StartRecord]:
+        """The jobs that are neither among the others yet nor given up, by job id."""
+        rows = self._connection.execute("SELECT record, digest FROM starts ORDER BY job_id")
+        return [StartRecord(job_from_json(record), digest) for record, digest in rows]
+
     def event_bounds(self) -> tuple[int, int] | None:
         """The first and the last sequence that are kept; None when the log is empty."""
         row = self._connection.execute("SELECT MIN(sequence), MAX(sequence) FROM events").fetchone()
@@ -238,6 +257,17 @@ class Transaction(Reads):
                 job_to_json(job),
             ),
         )
+
+    def put_start(self, start: StartRecord) -> None:
+        """Adds a job that is not yet among the others."""
+        self._connection.execute(
+            "INSERT INTO starts (job_id, record, digest) VALUES (?, ?, ?)",
+            (start.job.job_id, job_to_json(start.job), start.digest),
+        )
+
+    def delete_start(self, job_id: str) -> None:
+        """Forgets a start, for the job is among the others or was never begun."""
+        self._connection.execute("DELETE FROM starts WHERE job_id = ?", (job_id,))
 
     def append_event(self, time_s: float, kind: str, payload: str) -> int:
         """Adds an entry at the end of the log; returns its sequence."""

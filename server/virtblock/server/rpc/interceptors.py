@@ -10,6 +10,7 @@ and reflection, which are grpc's own, are left alone.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
 import time
@@ -123,7 +124,7 @@ class CallLogInterceptor(_WrappingInterceptor):
                 entry.outcome = _code_name(context)
                 raise
             finally:
-                entry.write()
+                asyncio.get_running_loop().call_soon(entry.write)  # when the answer is on its way
 
         return call
 

@@ -169,15 +169,15 @@ class EmbeddedDriver:
         """Never: there is nothing to encrypt."""
         return False
 
-    def domain_lookup_by_name(self, name: str) -> Domain:
+    def domain_lookup_by_name(self, name: str, *, is_brief: bool = False) -> Domain:
         """virDomainLookupByName."""
         return self._definitions.find_by_name(name)
 
-    def domain_lookup_by_uuid(self, uuid: str) -> Domain:
+    def domain_lookup_by_uuid(self, uuid: str, *, is_brief: bool = False) -> Domain:
         """virDomainLookupByUUIDString."""
         return self._definitions.find_by_uuid(uuid)
 
-    def domain_lookup_by_id(self, domain_id: int) -> Domain:
+    def domain_lookup_by_id(self, domain_id: int, *, is_brief: bool = False) -> Domain:
         """virDomainLookupByID."""
         return self._definitions.find_by_id(domain_id)
 

@@ -37,6 +37,7 @@ class LiveDisk:
     source_path: str
     chain_paths: tuple[str, ...]
     mirror: Mirror | None
+    format: str = ""
 
 
 def live_disks(domain_xml: str) -> list[LiveDisk]:
@@ -115,8 +116,10 @@ def _mirror(element: etree._Element) -> Mirror | None:
 
 
 def _live_disk(element: etree._Element) -> LiveDisk:
-    paths = tuple(image.path for image in _chain(element))
-    return LiveDisk(_target(element), paths[0] if paths else "", paths, _mirror(element))
+    chain = _chain(element)
+    paths = tuple(image.path for image in chain)
+    image_format = chain[0].format if chain else ""
+    return LiveDisk(_target(element), paths[0] if paths else "", paths, _mirror(element), image_format)
 
 
 def _disk(element: etree._Element, capacity_of: Callable[[str], int]) -> Disk:

@@ -38,8 +38,9 @@ from virtblock.server.core.model import (
 from virtblock.server.core.store import Store
 from virtblock.server.drivers.libvirt.binding import Binding
 from virtblock.server.drivers.libvirt.disk_xml import destination_of, disks_of, has_destination_options
-from virtblock.server.drivers.libvirt.following import Follower, JobRequest
+from virtblock.server.drivers.libvirt.following import Follower
 from virtblock.server.drivers.libvirt.shut_off import FEATURES, ShutOffDomains
+from virtblock.server.drivers.libvirt.starting import JobRequest
 from virtblock.server.drivers.offline.journals import Journals
 from virtblock.server.drivers.offline.merge_calls import MergeRequest
 
@@ -151,17 +152,17 @@ class LibvirtDriver:
         """virConnectIsEncrypted."""
         return bool(self._ask(lambda connection: connection.isEncrypted()))
 
-    def domain_lookup_by_name(self, name: str) -> Domain:
+    def domain_lookup_by_name(self, name: str, *, is_brief: bool = False) -> Domain:
         """virDomainLookupByName."""
-        return self._ask(lambda connection: self._record(connection.lookupByName(name)))
+        return self._ask(lambda connection: self._found(connection.lookupByName(name), is_brief=is_brief))
 
-    def domain_lookup_by_uuid(self, uuid: str) -> Domain:
+    def domain_lookup_by_uuid(self, uuid: str, *, is_brief: bool = False) -> Domain:
         """virDomainLookupByUUIDString."""
-        return self._ask(lambda connection: self._record(connection.lookupByUUIDString(uuid)))
+        return self._ask(lambda connection: self._found(connection.lookupByUUIDString(uuid), is_brief=is_brief))
 
-    def domain_lookup_by_id(self, domain_id: int) -> Domain:
+    def domain_lookup_by_id(self, domain_id: int, *, is_brief: bool = False) -> Domain:
         """virDomainLookupByID."""
-        return self._ask(lambda connection: self._record(connection.lookupByID(domain_id)))
+        return self._ask(lambda connection: self._found(connection.lookupByID(domain_id), is_brief=is_brief))
 
     def list_all_domains(self, flags: int) -> list[Domain]:
         """virConnectListAllDomains."""
@@ -280,6 +281,8 @@ class LibvirtDriver:
             bandwidth=bandwidth,
             is_bandwidth_bytes=bool(flags & BlockRebaseFlags.BANDWIDTH_BYTES),
             destination_path=base or "" if is_copy else "",
+            destination_format="raw" if is_copy and flags & BlockRebaseFlags.COPY_RAW else "",
+            takes_source_format=is_copy and not flags & BlockRebaseFlags.REUSE_EXT,
         )
         return self._start(
             domain, disk, request, origin, lambda found: found.blockRebase(disk, base, _as_c_long(bandwidth), flags)
@@ -338,6 +341,7 @@ class LibvirtDriver:
             is_bandwidth_bytes=True,
             destination_path=path,
             destination_format=image_format,
+            takes_source_format=not flags & BlockCopyFlags.REUSE_EXT,
             is_pivoting=is_pivoting,
         )
         return self._start(
@@ -483,6 +487,12 @@ class LibvirtDriver:
     ) -> str:
         with self._shut_off.guarding(domain, disk):
             return self._follower.begin(domain, disk, request, origin, call)
+
+    def _found(self, found: Any, *, is_brief: bool) -> Domain:
+        if not is_brief:
+            return self._record(found)
+        domain_id = found.ID()  # came with the look-up
+        return Domain(self.uri, found.name(), self._binding.remember(found), id=domain_id, is_active=domain_id >= 0)
 
     def _record(self, found: Any) -> Domain:
         uuid = self._binding.remember(found)

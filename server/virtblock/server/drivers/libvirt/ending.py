@@ -22,6 +22,7 @@ STOPPED_REASONS = {
 }
 CRASHED_REASON = STOPPED_REASONS[2]
 STOPPED_REASON = "the domain was stopped"
+UNKNOWN_START_REASON = "the server died while libvirt was asked to begin the job, and libvirt has no such job"
 # What libvirt says of a domain that there is no more, that does not run, or that has no such disk.
 _GONE = frozenset({ErrorNumber.NO_DOMAIN, ErrorNumber.OPERATION_INVALID, ErrorNumber.INVALID_ARG})
 _MIRRORING = frozenset({BlockJobType.COPY, BlockJobType.ACTIVE_COMMIT})
@@ -44,11 +45,15 @@ def end_by_chain(job: BlockJob, disk: LiveDisk) -> tuple[JobState, str]:
     if job.type is BlockJobType.COPY:
         if job.destination_path and disk.source_path == job.destination_path:
             return JobState.COMPLETED, ""
+        if job.state is JobState.NEW:
+            return JobState.FAILED, UNKNOWN_START_REASON
         if job.state is JobState.ABORTING:
             return JobState.CANCELED, ""
         return JobState.CANCELED, "the job ended while it was not watched; the disk keeps its source"
     if list(disk.chain_paths) != list(job.details.get("chain_paths", [])):
         return JobState.COMPLETED, ""
+    if job.state is JobState.NEW:
+        return JobState.FAILED, UNKNOWN_START_REASON
     if job.state is JobState.ABORTING:
         return JobState.CANCELED, ""
     return JobState.FAILED, "the job ended while it was not watched; the disk's chain is what it was"

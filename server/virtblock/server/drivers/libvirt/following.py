@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Following the block jobs of running domains: their records, whoever started them.
 
-Owns: the records of live jobs from the call that starts one to its end, and finding what libvirt did not tell.
-Invariants: libvirt is asked first and the record follows, so a refused call leaves no record; events of a domain are
-held back while a job is being started there, so that none overtakes its record, and only the last job's end is let
-through; READY comes from libvirt's event or from `ready='yes'` in its XML, never from cur == end; a job is judged by
+Owns: the records of live jobs from their start (`starting`) to their end, and finding what libvirt did not tell.
+Invariants: of events that are held back while a job is being started only the last job's end is let through; READY
+comes from libvirt's event or from `ready='yes'` in its XML, never from cur == end; a job is judged by
 the domain's XML only when libvirt has neither the job nor, for a while, a word about its end; an end is recorded once.
 """
 
@@ -15,7 +14,6 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from typing import Any
 
 from virtblock.server.core import checks
@@ -48,6 +46,7 @@ from virtblock.server.drivers.libvirt.ending import (
 )
 from virtblock.server.drivers.libvirt.happenings import Happening, Happenings
 from virtblock.server.drivers.libvirt.polling import Poller, Rates
+from virtblock.server.drivers.libvirt.starting import STATE_RUNNING, JobRequest, Starter, new_record
 
 END_WAIT_S = 5.0
 STOP_WAIT_S = 5.0
@@ -57,7 +56,7 @@ TAKE_UP_WAIT_S = 5.0
 TAKE_UP_THREAD_COUNT = 4
 LATE_END_S = 30.0
 LIST_ACTIVE = 1  # VIR_CONNECT_LIST_DOMAINS_ACTIVE
-STATE_RUNNING, STATE_SHUTOFF = 1, 5
+STATE_SHUTOFF = 5
 EVENT_UNDEFINED, EVENT_STOPPED, EVENT_CRASHED = 1, 5, 8
 SHUTOFF_TO_STOPPED = 1  # VIR_DOMAIN_SHUTOFF_* begins with UNKNOWN, and is else VIR_DOMAIN_EVENT_STOPPED_* plus 1
 XML_INACTIVE = 2  # VIR_DOMAIN_XML_INACTIVE
@@ -74,24 +73,6 @@ _ENDING = frozenset({JobState.ABORTING, JobState.PIVOTING})
 _FOLLOWED_TYPES = frozenset({BlockJobType.PULL, BlockJobType.COPY, BlockJobType.COMMIT, BlockJobType.ACTIVE_COMMIT})
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class JobRequest:
-    """What a starting call asked for, as far as the record tells it."""
-
-    type: BlockJobType
-    flags: int
-    bandwidth: int
-    is_bandwidth_bytes: bool
-    destination_path: str = ""
-    destination_format: str = ""
-    is_pivoting: bool = False  # by itself, when it is READY
-
-    @property
-    def bandwidth_bytes_per_s(self) -> int:
-        """The limit in bytes/s; libvirt took it, so it fits."""
-        return self.bandwidth if self.is_bandwidth_bytes else self.bandwidth * checks.MIB
 
 
 class Follower:
@@ -122,6 +103,7 @@ class Follower:
         self._is_stopping = threading.Event()
         self._happenings = Happenings(f"follow-{uri}", self._handle)
         self._poller = Poller(f"poll-{uri}", self._pollable, self._poll_job)
+        self._starter = Starter(binding, uri, jobs, self._happenings, self._await_predecessor)
         for event_id in (DomainEventId.LIFECYCLE, DomainEventId.BLOCK_JOB, DomainEventId.BLOCK_JOB_2):
             binding.subscribe(int(event_id), self._happenings.receiver(event_id))
 
@@ -133,6 +115,7 @@ class Follower:
     def stop(self) -> None:
         """Ends the threads. One that waits for a hypervisor without an answer is left behind; it records nothing."""
         self._is_stopping.set()
+        self._starter.stop()
         deadline_s = time.monotonic() + STOP_WAIT_S
         with self._lock:
             pivots = list(self._pivots)
@@ -145,12 +128,7 @@ class Follower:
         self, domain: Domain, disk: str, request: JobRequest, origin: JobOrigin, call: Callable[[Any], object]
     ) -> str:
         """Starts a job by `call` and records it; returns its id. libvirt's error as it is."""
-        with self._happenings.held(domain.uuid):
-            before = None if request.type is BlockJobType.COPY else self._look(domain.uuid, disk)
-            self._binding.on_domain(domain.uuid, call, may_wait=True)
-            found = self._look(domain.uuid, disk) or LiveDisk(disk, "", (), None)
-            self._await_predecessor(domain.uuid, found.target)
-            return self._record(domain, found, request, origin, found if before is None else before).job_id
+        return self._starter.begin(domain, disk, request, origin, call)
 
     def end(self, domain: Domain, disk: str, flags: int, call: Callable[[Any], object]) -> None:
         """Ends a job by `call`. The record says ABORTING or PIVOTING from then on, until libvirt's event ends it."""
@@ -214,6 +192,8 @@ class Follower:
 
     def _await_predecessor(self, uuid: str, target: str) -> None:
         """libvirt takes one job at a time for a disk: the end of the last one, if it is not recorded, is on its way."""
+        with self._lock:
+            self._settled.pop((uuid, target), None)
         deadline_s = time.monotonic() + END_WAIT_S
         while (stale := self._find_live(uuid, target)) is not None:
             if not self._happenings.let_one_pass(uuid, max(deadline_s - time.monotonic(), 0)):
@@ -304,33 +284,11 @@ class Follower:
             logger.debug("domain %s cannot be looked at: %s", uuid, error)
             return None
 
-    def _record(
-        self, domain: Domain, disk: LiveDisk, request: JobRequest, origin: JobOrigin, before: LiveDisk
-    ) -> BlockJob:
-        """The job's record. `before`: the disk when it was not yet changed by the job."""
-        mirror = disk.mirror
+    def _record(self, domain: Domain, disk: LiveDisk, request: JobRequest) -> BlockJob:
+        """The record of a job that somebody else started."""
         with self._lock:
             self._settled.pop((domain.uuid, disk.target), None)
-        job = BlockJob(
-            job_id="",
-            connection_uri=self._uri,
-            domain_uuid=domain.uuid,
-            domain_name=domain.name,
-            disk=disk.target,
-            type=request.type,
-            state=JobState.NEW,
-            source_path=before.source_path,
-            destination_path=request.destination_path or (mirror.path if mirror else ""),
-            destination_format=request.destination_format or (mirror.format if mirror else ""),
-            flags=request.flags,
-            bandwidth_bytes_per_s=request.bandwidth_bytes_per_s,
-            domain_id=domain.id,
-            is_domain_persistent=domain.is_persistent,
-            is_domain_active=True,
-            domain_state=domain.state,
-            details={"chain_paths": list(before.chain_paths), "is_pivoting": request.is_pivoting},
-        )
-        job = self._jobs.begin(job, Origin(origin.principal, origin.request_id, origin.request_digest))
+        job = self._jobs.begin(new_record(domain, disk, request), Origin())
         return self._jobs.transition(job.job_id, JobState.RUNNING)
 
     def _adopt_all(self, uuid: str, domain: Any) -> None:
@@ -345,12 +303,12 @@ class Follower:
                 self._uri, domain.name(), uuid, domain.ID(), bool(domain.isPersistent()), True, STATE_RUNNING
             )
             request = JobRequest(BlockJobType(info["type"]), 0, info["bandwidth"], True)
-            self._look_at(self._record(record, disk, request, Origin(), disk))
+            self._look_at(self._record(record, disk, request))
 
     def _adopt_ended(self, domain: Domain, target: str, job_type: BlockJobType, path: str) -> BlockJob:
         """A record for a job of which the first that we hear is an event."""
         disk = self._look(domain.uuid, target) or LiveDisk(target, path, (), None)
-        return self._record(domain, disk, JobRequest(job_type, 0, 0, True), Origin(), disk)
+        return self._record(domain, disk, JobRequest(job_type, 0, 0, True))
 
     def _look_at(self, job: BlockJob) -> None:
         """Brings a record up to what libvirt has now."""
@@ -366,6 +324,8 @@ class Follower:
             self._pivot_when_ready(job)
         elif disk.mirror is not None and disk.mirror.ready == "yes" and job.state in (JobState.NEW, JobState.RUNNING):
             self._transition(job, JobState.READY, BlockJobStatus.READY, _domain_of(job), job.source_path, "")
+        elif job.state is JobState.NEW:
+            self._step(job.job_id, JobState.RUNNING)
 
     def _judge_unseen(self, job: BlockJob, error: VirError) -> None:
         if is_gone(error):
