@@ -5,7 +5,8 @@ The rules. Sources are in the page cache (read once before), or, in a row that s
 Destinations are removed before each run, outside its time. Ours is durable when it ends; so that a peer is too, its
 result is synced inside its time, which on tmpfs costs nothing. The best peer is the one with the lowest median; one
 that its first run shows to be half as slow again as the best goes no further. Both results are compared with the source
-by qemu-img, and what they occupy is printed, for a copy that keeps zeros would be another copy.
+by qemu-img, and what they occupy is printed, for a copy that keeps zeros would be another copy. Before each run memory
+is taken and given back, or the host of a virtual machine would charge the first touch of it to whoever runs next.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench.images import Disk
-from bench.measure import Run
+from bench.measure import Run, warm_memory
 from bench.peers import OURS, PEERS, missing_program, run_ours
 from bench.places import evict
 from bench.rows import Work
@@ -22,6 +22,10 @@ from virtblock.engine.units import GIB, MIB
 CANDIDATE_FACTOR = 1.5
 # A result that occupies so much more or less than ours is other work.
 UNLIKE_FACTOR = 1.1
+
+
+# More than any row of the usual size writes.
+WARM_BYTES_MAX = 5 * GIB
 
 
 class Row(NamedTuple):
@@ -115,6 +119,7 @@ class _Contest:
             shutil.copyfile(self._disk.path.with_name("earlier.qcow2"), self._destination)
         if self._work.is_cold:
             evict(self._disk.layers)
+        warm_memory(min(self._disk.size_bytes, WARM_BYTES_MAX))
 
     def unlike(self) -> list[str]:
         """Peers that made a file of another sparseness; a compressed one may be of any size."""

@@ -13,6 +13,7 @@
 #include <stdatomic.h>
 
 #include "copy.h"
+#include "read_ahead.h"
 #include "throttle.h"
 
 #define VB_LANE_COUNT_MAX 4u
@@ -41,6 +42,7 @@ struct vb_copy {
 	struct vb_bitmap *bitmap;
 	uint32_t chunk_bytes;
 	uint64_t cursor_bytes;
+	struct vb_read_ahead read_ahead;
 
 	bool has_digest;
 	pthread_mutex_t release_mutex;      /* digest_sum changes together with the bits */

@@ -41,6 +41,11 @@ struct vb_extent {
 	uint8_t kind;                 /* enum vb_extent_kind */
 };
 
+static inline bool vb_extent_is_data(const struct vb_extent *extent)
+{
+	return extent->kind == VB_EXTENT_DATA || extent->kind == VB_EXTENT_COMPRESSED;
+}
+
 /* What an image says of itself; valid as long as its layer is. */
 struct vb_image_info {
 	enum vb_format format;

@@ -70,11 +70,6 @@ static size_t find_extent(struct lane *lane, uint64_t start_bytes)
 	return index;
 }
 
-static bool is_data(const struct vb_extent *extent)
-{
-	return extent->kind == VB_EXTENT_DATA || extent->kind == VB_EXTENT_COMPRESSED;
-}
-
 /* The extent's part in the chunk, relative to the chunk's start; false when it begins behind the chunk. */
 static bool cut_extent(const struct vb_chunk *chunk, const struct vb_extent *extent, uint64_t *from, uint64_t *to)
 {
@@ -95,7 +90,7 @@ static uint64_t planned_data_bytes(const struct lane *lane, const struct vb_chun
 	for (size_t index = chunk->first_extent; index < plan->extent_count; index++) {
 		if (!cut_extent(chunk, &plan->extents[index], &from, &to))
 			break;
-		if (is_data(&plan->extents[index]))
+		if (vb_extent_is_data(&plan->extents[index]))
 			total += to - from;
 	}
 	return total;
@@ -125,7 +120,7 @@ static int gather(struct lane *lane, struct vb_chunk *chunk, struct vb_error *er
 
 		if (!cut_extent(chunk, extent, &from, &to))
 			break;
-		if (!is_data(extent)) {
+		if (!vb_extent_is_data(extent)) {
 			mark_units(lane, chunk, from, to, UNIT_ZERO);
 			continue;
 		}
@@ -295,12 +290,15 @@ static void write_queued(struct lane *lane)
 
 static void move_chunk(struct lane *lane, struct vb_chunk *chunk)
 {
+	struct vb_copy *copy = lane->copy;
+	uint64_t data_bytes = planned_data_bytes(lane, chunk);
 	struct vb_error error;
 
-	if (!vb_throttle_pass(lane->copy->throttle, planned_data_bytes(lane, chunk))) {
+	if (!vb_throttle_pass(copy->throttle, data_bytes)) {
 		end_chunk(lane, chunk, false, NULL);
 		return;
 	}
+	vb_read_ahead(&copy->read_ahead, copy->source, copy->plan, copy->bitmap, chunk->start_bytes + chunk->length_bytes, data_bytes);
 	if (gather(lane, chunk, &error)) {
 		end_chunk(lane, chunk, false, &error);
 		return;
@@ -308,10 +306,10 @@ static void move_chunk(struct lane *lane, struct vb_chunk *chunk)
 	VB_POINT("lane read");
 	scan(lane, chunk);
 	chunk->sum = (struct vb_digest_sum){0};
-	if (lane->copy->has_digest)
-		vb_copy_add_units(&chunk->sum, chunk->buffer, chunk->units, UNIT_DATA, lane->copy->destination->unit_bytes,
+	if (copy->has_digest)
+		vb_copy_add_units(&chunk->sum, chunk->buffer, chunk->units, UNIT_DATA, copy->destination->unit_bytes,
 				  chunk->start_bytes, chunk->length_bytes);
-	if (!lane->copy->destination->writes_in_turn)
+	if (!copy->destination->writes_in_turn)
 		write_chunk(lane, chunk);
 	else if (vb_write_queue_put(lane->queue, chunk))
 		write_queued(lane);
