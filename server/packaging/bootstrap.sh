@@ -93,6 +93,8 @@ system_packages() {
     # shellcheck disable=SC2086
     missing="$(missing_packages $PACKAGES)"
     find_python || missing="$missing python3 python3-venv python3-dev"
+    # Debian builds its browsers with these, so they are newer than its cargo and rustc.
+    [ "$LEVEL" != test ] || sh clients/rust/toolchain.sh >/dev/null 2>&1 || missing="$missing cargo-web rustc-web rustfmt-web"
     # shellcheck disable=SC2086
     [ -z "$missing" ] || install_packages $missing
     # Debian's nodejs comes without npm; others' nodejs brings it and does not go together with Debian's npm.

@@ -67,6 +67,12 @@ LANGUAGES = (
         ("build/probes/cpp/probe",),
         {name: (f"build/probes/cpp/{file}",) for name, file in SNAKE_EXAMPLES.items()},
     ),
+    Language(
+        "Rust",
+        ("clients/rust/build-probe.sh",),
+        ("clients/rust/target/debug/virtblock-probe",),
+        {name: (f"clients/rust/target/debug/examples/{file}",) for name, file in SNAKE_EXAMPLES.items()},
+    ),
 )
 
 
