@@ -36,10 +36,11 @@ from virtblock.server.core.model import (
     TypedParameter,
 )
 from virtblock.server.core.store import Store
+from virtblock.server.drivers.libvirt.allowing import AllowedDestinations
 from virtblock.server.drivers.libvirt.binding import Binding
 from virtblock.server.drivers.libvirt.disk_xml import destination_of, disks_of, has_destination_options
 from virtblock.server.drivers.libvirt.following import Follower
-from virtblock.server.drivers.libvirt.shut_off import FEATURES, ShutOffDomains
+from virtblock.server.drivers.libvirt.shut_off import FEATURES, ShutOffDomains, is_local
 from virtblock.server.drivers.libvirt.starting import JobRequest
 from virtblock.server.drivers.offline.journals import Journals
 from virtblock.server.drivers.offline.merge_calls import MergeRequest
@@ -82,9 +83,10 @@ class LibvirtDriver:
         strict_libvirt: bool = False,
         journals: Journals | None = None,
     ) -> None:
-        """`policy`: which images of shut-off domains may be opened, None: any. `strict_libvirt`: none (55).
+        """`policy`: which images of shut-off domains may be opened, and where copies of any may go; None: all.
 
-        `journals`: where jobs on those note what is durable; without, a job that is cut off begins anew.
+        `strict_libvirt`: no job on a shut-off domain (55). `journals`: where jobs on those note what is durable;
+        without, a job that is cut off begins anew.
         """
         self.uri = uri
         self._binding = Binding(uri, self._take_up)
@@ -93,6 +95,7 @@ class LibvirtDriver:
             self._binding, uri, store, jobs, policy, strict_libvirt=strict_libvirt, journals=journals
         )
         self._follower = Follower(self._binding, uri, store, jobs, events, self._shut_off.cancel_if_gone)
+        self._allowed = AllowedDestinations(policy, is_local=is_local(uri))
         # What only the engine's jobs have.
         self.refusals = frozenset() if self._shut_off.is_enabled else ENGINE_METHODS
 
@@ -275,6 +278,8 @@ class LibvirtDriver:
         if self._begins(domain):
             return self._shut_off.block_jobs.rebase(domain, disk, base, bandwidth, flags, origin)
         is_copy = bool(flags & BlockRebaseFlags.COPY)
+        if is_copy:
+            self._allowed.require_path(base)
         request = JobRequest(
             type=BlockJobType.COPY if is_copy else BlockJobType.PULL,
             flags=flags,
@@ -333,6 +338,7 @@ class LibvirtDriver:
         if has_destination_options(destination_xml):
             detail = "destination options are not supported where libvirt makes the copy"
             raise report(ErrorNumber.OPERATION_UNSUPPORTED, detail)
+        self._allowed.require_xml(destination_xml)
         path, image_format = destination_of(destination_xml)
         request = JobRequest(
             type=BlockJobType.COPY,
