@@ -8,6 +8,7 @@ import select
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 START_TIMEOUT_S = 30
@@ -17,7 +18,10 @@ STOP_TIMEOUT_S = 20
 class LiveDaemon:
     """One daemon. `kill` and `start` may follow each other: its state stays in `folder`."""
 
-    def __init__(self, connection_uri: str, folder: Path, *options: str) -> None:
+    def __init__(
+        self, connection_uri: str, folder: Path, *options: str, program: Sequence[str] = ("-m", "virtblock.server.cli")
+    ) -> None:
+        self._program = program
         self._uri = connection_uri
         self._options = options
         self._folder = folder
@@ -36,7 +40,7 @@ class LiveDaemon:
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [
-                    sys.executable, "-m", "virtblock.server.cli", "--listen", self.target, "--connection", self._uri,
+                    sys.executable, *self._program, "--listen", self.target, "--connection", self._uri,
                     "--state-dir", str(self._folder / "state"), "--ready-fd", str(ready_write), *self._options,
                 ],
                 stdin=subprocess.DEVNULL, stderr=log, pass_fds=(ready_write,),

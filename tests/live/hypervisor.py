@@ -102,6 +102,15 @@ class PrivateLibvirtd:
         """The process of a guest that runs."""
         return int((self.folder / f"run/libvirt/qemu/run/{name}.pid").read_text())
 
+    def monitor_path(self, name: str) -> Path:
+        """The socket of a running guest's monitor; libvirtd holds it while it lives."""
+        [folder] = (self.folder / "config/libvirt/qemu/lib").glob(f"domain-*-{name}")
+        return folder / "monitor.sock"
+
+    def status_path(self, name: str) -> Path:
+        """What libvirtd keeps of a running guest for its own next start."""
+        return self.folder / f"run/libvirt/qemu/run/{name}.xml"
+
     def _make_kvm_node(self) -> Path | None:
         """The node by which the daemon's guests reach KVM; None where they cannot."""
         if os.environ.get(ACCELERATOR_VARIABLE) == "tcg" or not _has_kvm(KVM_DEVICE):
@@ -118,6 +127,11 @@ class PrivateLibvirtd:
             ["unshare", "--mount", "mount", "--bind", str(node), str(KVM_DEVICE)], capture_output=True, check=False
         )
         return node if _has_kvm(node) and can_mount.returncode == 0 else None
+
+    def send(self, number: signal.Signals) -> None:
+        """To the daemon alone, such as SIGSTOP."""
+        assert self._process is not None
+        self._process.send_signal(number)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
         """Ends the daemon; its guests go on."""

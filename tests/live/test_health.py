@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import grpc
+import libvirt
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
 from live.daemon import LiveDaemon
@@ -19,6 +20,7 @@ from live.stack import until
 
 from virtblock.client import BlockJobState, Client, VirError
 from virtblock.client.flags import BlockRebaseFlags
+from virtblock.server.drivers.libvirt.binding import ensure_event_loop
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -51,6 +53,66 @@ def test_health_follows_the_connection(libvirtd: PrivateLibvirtd, daemon: LiveDa
             assert client.list_block_jobs() is not None
         libvirtd.start()
         until(lambda: status(libvirtd.uri) == SERVING, "SERVING again")
+
+
+# The daemon, sooner tired of a libvirtd that says nothing.
+IMPATIENT = """
+from virtblock.server import cli
+from virtblock.server.drivers.libvirt import binding
+
+binding.KEEP_ALIVE_INTERVAL_S, binding.KEEP_ALIVE_COUNT = 1, 2
+raise SystemExit(cli.main())
+"""
+
+
+def go_on(libvirtd: PrivateLibvirtd) -> None:
+    """It was only held up."""
+    libvirtd.send(signal.SIGCONT)
+
+
+def start_anew(libvirtd: PrivateLibvirtd) -> None:
+    """Somebody lost patience with it."""
+    libvirtd.stop(signal.SIGKILL)
+    libvirtd.start()
+
+
+@pytest.mark.parametrize("recover", [go_on, start_anew])
+def test_a_libvirtd_that_hangs_is_noticed(
+    libvirtd: PrivateLibvirtd,
+    make_guest: Callable[..., Guest],
+    tmp_path: Path,
+    recover: Callable[[PrivateLibvirtd], None],
+) -> None:
+    guest = make_guest()
+    ensure_event_loop()
+    theirs = libvirt.open(libvirtd.uri)
+    theirs.setKeepAlive(1, 2)
+    daemon = LiveDaemon(libvirtd.uri, tmp_path, program=("-c", IMPATIENT))
+    try:
+        with grpc.insecure_channel(daemon.target) as channel, Client(daemon.target) as client:
+            stub = health_pb2_grpc.HealthStub(channel)
+
+            def status() -> int:
+                return int(stub.Check(health_pb2.HealthCheckRequest(service=libvirtd.uri), timeout=60).status)
+
+            until(lambda: status() == SERVING, "SERVING")
+            libvirtd.send(signal.SIGSTOP)
+            try:
+                with pytest.raises(VirError) as under_way:
+                    client.domain_lookup_by_name(guest.name)
+                with pytest.raises(libvirt.libvirtError) as direct:
+                    theirs.lookupByName(guest.name)
+                until(lambda: status() == NOT_SERVING, "NOT_SERVING while libvirtd hangs")
+                with pytest.raises(VirError) as later:
+                    client.get_block_job_info(guest.name, "vda", 0)
+            finally:
+                recover(libvirtd)
+            told = {(raised.value.number, raised.value.domain) for raised in (under_way, later)}
+            assert told == {(direct.value.get_error_code(), direct.value.get_error_domain())}
+            until(lambda: status() == SERVING, "SERVING again")
+            assert client.domain_lookup_by_name(guest.name).name == guest.name
+    finally:
+        daemon.close()
 
 
 @pytest.fixture

@@ -192,5 +192,7 @@ def check(libvirtd: PrivateLibvirtd, guest: Guest, job: BlockJob, path: str) -> 
         return
     finally:
         connection.close()
+    if "libvirt lost the job" in job.reason:
+        return  # and shows the mirror for ever
     assert "<mirror" not in xml
     assert (job.state is BlockJobState.COMPLETED) == (f"<source file='{path}'" in xml), (job.state, job.reason)

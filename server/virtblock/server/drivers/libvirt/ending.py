@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How a live job ended, judged by what is left of it.
 
-Owns: the reasons that libvirt's lifecycle events give, and the judgement by the disk's chain. Invariant: COMPLETED only
-where the disk is made of what the job was to make it of.
+Owns: the reasons that libvirt's lifecycle events give, and the judgement by the disk's chain, or by what QEMU says
+where libvirt is known to be wrong. Invariant: COMPLETED only where the disk is made of what the job was to make it of.
 """
 
 from __future__ import annotations
@@ -57,3 +57,23 @@ def end_by_chain(job: BlockJob, disk: LiveDisk) -> tuple[JobState, str]:
     if job.state is JobState.ABORTING:
         return JobState.CANCELED, ""
     return JobState.FAILED, "the job ended while it was not watched; the disk's chain is what it was"
+
+
+def paths_in_use(block_devices: object) -> frozenset[str]:
+    """The images that a QEMU's disks are on, from its answer to `query-block`."""
+    found = set()
+    for device in block_devices if isinstance(block_devices, list) else ():
+        inserted = device.get("inserted") or {}
+        found |= {inserted.get("file"), (inserted.get("image") or {}).get("filename")}
+    return frozenset(path for path in found if path)
+
+
+def end_by_qemu(job: BlockJob, paths: frozenset[str]) -> tuple[JobState, str]:
+    """How a job ended that libvirt lost and goes on to show, by the images that QEMU is on (none: it was not told)."""
+    lost = "libvirt lost the job when its daemon died, and goes on to show it"
+    if job.destination_path in paths:
+        return JobState.COMPLETED, f"{lost}; QEMU is on the new disk"
+    if job.source_path not in paths:
+        return JobState.FAILED, f"{lost}; which disk QEMU is on is not known"
+    state = JobState.CANCELED if job.state is JobState.ABORTING else JobState.FAILED
+    return state, f"{lost}; QEMU is on the old disk"

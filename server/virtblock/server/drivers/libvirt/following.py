@@ -3,8 +3,9 @@
 
 Owns: the records of live jobs from their start (`starting`) to their end, and finding what libvirt did not tell.
 Invariants: of events that are held back while a job is being started only the last job's end is let through; READY
-comes from libvirt's event or from `ready='yes'` in its XML, never from cur == end; a job is judged by
-the domain's XML only when libvirt has neither the job nor, for a while, a word about its end; an end is recorded once.
+comes from libvirt's event or from `ready='yes'` in its XML, never from cur == end; a job is judged by the domain's XML
+only when libvirt has neither the job nor, for a while, a word about its end, and by QEMU only when libvirt shows a job
+that it has lost; an end is recorded once.
 """
 
 from __future__ import annotations
@@ -41,8 +42,10 @@ from virtblock.server.drivers.libvirt.ending import (
     STOPPED_REASON,
     STOPPED_REASONS,
     end_by_chain,
+    end_by_qemu,
     has_job,
     is_gone,
+    paths_in_use,
 )
 from virtblock.server.drivers.libvirt.happenings import Happening, Happenings
 from virtblock.server.drivers.libvirt.polling import Poller, Rates
@@ -55,6 +58,9 @@ OPEN_WAIT_S = 0.5
 TAKE_UP_WAIT_S = 5.0
 TAKE_UP_THREAD_COUNT = 4
 LATE_END_S = 30.0
+# A job that libvirt shows in the domain's XML and else knows nothing of is lost: after as long as libvirt lets a call
+# wait.
+LOST_S = 30.0
 LIST_ACTIVE = 1  # VIR_CONNECT_LIST_DOMAINS_ACTIVE
 STATE_SHUTOFF = 5
 EVENT_UNDEFINED, EVENT_STOPPED, EVENT_CRASHED = 1, 5, 8
@@ -342,7 +348,10 @@ class Follower:
         with self._lock:
             since_s = self._missing.setdefault(job.job_id, now_s)
         is_complete = end_by_chain(job, disk)[0] is JobState.COMPLETED
-        if not has_job(job, disk) and (is_complete or now_s - since_s > END_WAIT_S):
+        if has_job(job, disk):
+            if now_s - since_s > LOST_S:
+                self._settle_lost(job, disk)
+        elif is_complete or now_s - since_s > END_WAIT_S:
             self._settle(job, disk)
 
     def _settle(self, job: BlockJob, disk: LiveDisk) -> None:
@@ -350,6 +359,17 @@ class Follower:
         with self._lock:
             self._settled[job.domain_uuid, job.disk] = time.monotonic()
         state, reason = end_by_chain(job, disk)
+        self._transition(job, state, _STATUSES[state], _domain_of(job), disk.source_path, reason)
+
+    def _settle_lost(self, job: BlockJob, disk: LiveDisk) -> None:
+        """Ends the record of a job that libvirt lost: 9.0 keeps its mirror in the XML until the domain stops."""
+        try:
+            paths = paths_in_use(self._binding.ask_qemu(job.domain_uuid, "query-block"))
+        except VirError as error:
+            logger.warning("QEMU cannot be asked about job %s: %s", job.job_id, error.message)
+            paths = frozenset()
+        state, reason = end_by_qemu(job, paths)
+        logger.warning("job %s: %s", job.job_id, reason)
         self._transition(job, state, _STATUSES[state], _domain_of(job), disk.source_path, reason)
 
     def _was_settled(self, uuid: str, target: str) -> bool:
@@ -453,6 +473,8 @@ class Follower:
     def _poll_job(self, job: BlockJob) -> None:
         info = self._info(job)
         if info.get("type") == job.type:
+            with self._lock:
+                self._missing.pop(job.job_id, None)
             self._jobs.set_progress(job.job_id, self._rates.progress(job.job_id, info))
         else:
             self._miss(job, self._find_disk(job.domain_uuid, job.disk))
