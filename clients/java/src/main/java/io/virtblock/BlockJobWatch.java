@@ -135,7 +135,7 @@ public final class BlockJobWatch extends Messages<BlockJobEvent> {
     private void reopen(VirtblockException failure) throws VirtblockException {
         boolean isOver = closed.getCount() == 0 || Thread.currentThread().isInterrupted();
         if (isOver || !isReached || !helpsToRetry(failure)) {
-            stream.close();
+            close();
             throw failure;
         }
         long pauseMs = Math.min(PAUSE_FIRST_MS << Math.min(failureCount++, DOUBLING_COUNT_MAX), PAUSE_MAX_MS);

@@ -13,6 +13,7 @@ import io.grpc.MethodDescriptor;
 import io.grpc.Status;
 import io.grpc.StatusRuntimeException;
 import io.grpc.stub.ClientCalls;
+import java.io.IOException;
 import java.time.Duration;
 import java.util.List;
 import java.util.UUID;
@@ -51,8 +52,14 @@ record Calls(ManagedChannel channel, Target target, String connectionUri) {
     }
 
     VirtblockException failed(StatusRuntimeException failure, MethodDescriptor<?, ?> method) {
-        boolean isOurs = channel.isShutdown() && failure.getStatus().getCode() == Status.Code.UNAVAILABLE;
-        Status status = isOurs ? Status.CANCELLED.withDescription("the client is closed") : failure.getStatus();
+        Status status = failure.getStatus();
+        if (status.getCause() instanceof IOException) {
+            // gRPC says UNKNOWN of a connection that closed just before the call was written to it.
+            status = Status.UNAVAILABLE.withDescription(status.getDescription()).withCause(status.getCause());
+        }
+        if (channel.isShutdown() && status.getCode() == Status.Code.UNAVAILABLE) {
+            status = Status.CANCELLED.withDescription("the client is closed");
+        }
         return Failures.ofCall(status, failure.getTrailers(), target, method.getBareMethodName());
     }
 

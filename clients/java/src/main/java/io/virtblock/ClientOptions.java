@@ -77,8 +77,9 @@ public final class ClientOptions {
                     .maxInboundMessageSize(MESSAGE_BYTES_MAX).proxyDetector(address -> null)
                     .disableServiceConfigLookUp().disableRetry();
             return (tls.serverName == null ? builder : builder.overrideAuthority(tls.serverName)).build();
-        } catch (IOException | IllegalArgumentException error) {
-            throw Failures.invalid("server '%s' with %s: %s", target, tls, Throwables.getRootCause(error));
+        } catch (IOException | RuntimeException error) {
+            // gRPC has no one exception for certificates and keys that it cannot read.
+            throw Failures.invalid("server '%s' with %s: %s", target, tls, Throwables.getRootCause(error).getMessage());
         }
     }
 

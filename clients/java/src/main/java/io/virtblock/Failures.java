@@ -73,14 +73,22 @@ final class Failures {
     }
 
     private static VirError.Builder notReached(Status status, Target server) {
-        Throwable root = Throwables.getRootCause(status.asRuntimeException());
-        // Netty has no words for this one.
-        String text = root instanceof FileNotFoundException ? "No such file or directory" : String.valueOf(root.getMessage());
+        String text = causeOf(status);
         String known = CONNECT_ERRNOS.keySet().stream().filter(text::contains).findAny().orElse(null);
         return rpcError(ErrorNumber.ERR_SYSTEM_ERROR,
                 "cannot connect to virtblockd at %s: %s; is it running? start it with: virtblockd --listen %s"
                         .formatted(server, known == null ? text : known, server.readWrite()))
                 .setInt1(CONNECT_ERRNOS.getOrDefault(String.valueOf(known), -1));
+    }
+
+    private static String causeOf(Status status) {
+        String text = String.valueOf(status.getDescription()).lines().findFirst().orElse("");
+        Throwable root = status.getCause() == null ? null : Throwables.getRootCause(status.getCause());
+        if (root instanceof FileNotFoundException) {
+            // Netty has no words for it.
+            return "No such file or directory";
+        }
+        return root == null || root.getMessage() == null ? text : text + ": " + root.getMessage();
     }
 
     private static VirError.Builder rpcError(ErrorNumber number, String message) {

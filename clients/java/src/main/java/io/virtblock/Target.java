@@ -66,9 +66,10 @@ record Target(String path, String host, String port) {
         return isSocket() || LOOPBACK.matcher(host).matches();
     }
 
-    /** The target in gRPC's grammar, where a path is part of a URI. */
+    /** The target in gRPC's grammar, where it is part of a URI. */
     String grpcAddress() {
-        return isSocket() ? "unix://" + UrlEscapers.urlPathSegmentEscaper().escape(path).replace("%2F", "/") : "dns:///" + this;
+        String quoted = UrlEscapers.urlPathSegmentEscaper().escape(isSocket() ? path : toString());
+        return isSocket() ? "unix://" + quoted.replace("%2F", "/") : "dns:///" + quoted;
     }
 
     /** The address without the suffix of the read-only socket, which a server makes by itself. */
