@@ -71,12 +71,13 @@ std::string Target::text() const {
 
 std::string Target::grpc_address() const {
   std::string escaped;
-  for (const unsigned char each : path.empty() ? text() : path) {
+  for (const char each : path.empty() ? text() : path) {
+    const auto byte = static_cast<unsigned char>(each);
     char code[4];
-    std::snprintf(code, sizeof(code), std::isalnum(each) != 0 || std::strchr("-._~/:", each) != nullptr ? "%c" : "%%%02X", each);
+    std::snprintf(code, sizeof(code), std::isalnum(byte) != 0 || std::strchr("-._~/:", byte) != nullptr ? "%c" : "%%%02X", byte);
     escaped += code;
   }
-  return (path.empty() ? "dns:///" : "unix:") + escaped;
+  return (path.empty() ? "dns:///" : "unix://") + escaped;
 }
 
 bool Target::is_loopback() const {
