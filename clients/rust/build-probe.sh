@@ -17,4 +17,5 @@ cd -- "$here"
 # Some toolchains come without these two.
 ! cargo fmt --version >/dev/null 2>&1 || cargo fmt --all --check
 cargo build --quiet --locked --workspace --bins --examples
+cargo test --quiet --locked --doc
 ! cargo clippy --version >/dev/null 2>&1 || cargo clippy --quiet --locked --workspace --all-targets -- --deny warnings

@@ -3,7 +3,7 @@
 //! The one error of the client, and how it is made of what gRPC reports.
 
 use std::error::Error;
-use std::{io, iter, ops::Deref};
+use std::{fmt, io, iter, ops::Deref};
 
 use prost::Message;
 use tonic::{Code, ConnectError, Status, TimeoutExpired};
@@ -22,7 +22,7 @@ mod rpc;
 ///
 /// Decide by `number`, and for the few failures that libvirt cannot have by `reason`. `VirError::from(record)` makes an error of a
 /// failed job's `BlockJob::error`.
-#[derive(Clone, Debug, thiserror::Error)]
+#[derive(Clone, thiserror::Error)]
 #[error("{}", record.message)]
 #[non_exhaustive]
 pub struct VirError {
@@ -43,6 +43,13 @@ impl VirError {
     pub(crate) fn from_call(status: Status, server: &Target, rpc: &str) -> Self {
         let (record, reason) = sent_by_server(&status).unwrap_or_else(|| (without_detail(&status, server, rpc), String::new()));
         Self { record: Box::new(record), reason, status: Some(status) }
+    }
+}
+
+/// What a program that ends by this error prints.
+impl fmt::Debug for VirError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "virError(Code={}, Domain={}, Message='{}')", self.number, self.domain, self.message)
     }
 }
 
