@@ -71,5 +71,5 @@ help: ## This list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1\t\2/p' Makefile | column -t -s $$'\t'
 
 clean: ## Remove everything that the build and the checks made, .venv included
-	@rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache virtblock.egg-info
+	@rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache virtblock.egg-info clients/rust/target
 	@find engine -name '*.so' -delete
