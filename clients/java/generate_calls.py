@@ -67,7 +67,8 @@ def _service(service: Any) -> Iterator[str]:
         if method.server_streaming:
             answer, call = f"Messages<{answer}>", "stream"
         yield f"    public {answer} {name}({method.input_type.name} request) throws VirtblockException {{"
-        yield f"        return calls.{call}(Methods.{_constant(method.name)}, request, timeout);"
+        request = "Completion.of(request, calls.connectionUri())" if _is_completed(method.input_type) else "request"
+        yield f"        return calls.{call}(Methods.{_constant(method.name)}, {request}, timeout);"
         yield "    }"
     yield "}"
 
@@ -101,6 +102,52 @@ def _methods() -> Iterator[str]:
                 .build();
     }
 }"""
+
+
+def _is_completed(message: Any) -> bool:
+    own = {"request_id", "connection_uri"} & set(message.fields_by_name)
+    return bool(own) or any(_selects_connection(field) for field in message.fields)
+
+
+def _selects_connection(field: Any) -> bool:
+    """Whether the field is a DomainSelector or the like."""
+    return field.message_type is not None and "connection_uri" in field.message_type.fields_by_name
+
+
+def _completion() -> Iterator[str]:
+    yield HEADER
+    yield "import io.virtblock.v1.*;"
+    yield "import java.util.UUID;"
+    yield """
+/**
+ * Fills in what the caller left to the client: the connection, and the request_id of a call that starts a job, without
+ * which a repeat after a lost answer could not be told from a second job.
+ */
+final class Completion {
+    private Completion() {}"""
+    requests = {method.input_type.name: method.input_type for service in SERVICES for method in service.methods}
+    for name, message in requests.items():
+        if not _is_completed(message):
+            continue
+        yield ""
+        yield f"    static {name} of({name} request, String connectionUri) {{"
+        yield f"        {name}.Builder completed = request.toBuilder();"
+        if "request_id" in message.fields_by_name:
+            yield "        if (request.getRequestId().isEmpty()) {"
+            yield "            completed.setRequestId(UUID.randomUUID().toString());"
+            yield "        }"
+        if "connection_uri" in message.fields_by_name:
+            yield "        if (request.getConnectionUri().isEmpty()) {"
+            yield "            completed.setConnectionUri(connectionUri);"
+            yield "        }"
+        for field in filter(_selects_connection, message.fields):
+            part = field.name.capitalize()
+            yield f"        if (request.has{part}() && request.get{part}().getConnectionUri().isEmpty()) {{"
+            yield f"            completed.get{part}Builder().setConnectionUri(connectionUri);"
+            yield "        }"
+        yield "        return completed.build();"
+        yield "    }"
+    yield "}"
 
 
 def _error() -> Iterator[str]:
@@ -174,7 +221,7 @@ def _numbers() -> Iterator[str]:
 
 def _reasons() -> Iterator[str]:
     yield HEADER
-    yield "/** Failures that libvirt cannot have, by {@link VirtblockError#getReason()}; errors.proto says what to do. */"
+    yield "/** Failures that libvirt cannot have, for {@link VirtblockError#getReason()}; see errors.proto. */"
     yield "public final class Reason {"
     yield "    private Reason() {}"
     yield ""
@@ -210,7 +257,7 @@ def main() -> None:
     output = Path(sys.argv[1])
     files = {service.name: _service(service) for service in SERVICES}
     files |= {"Libvirt": _numbers(), "Reason": _reasons(), "Repeats": _repeats()}
-    files |= {"Methods": _methods(), "VirtblockError": _error()}
+    files |= {"Methods": _methods(), "Completion": _completion(), "VirtblockError": _error()}
     for name, lines in files.items():
         (output / f"{name}.java").write_text("\n".join(lines) + "\n", encoding="utf-8")
 

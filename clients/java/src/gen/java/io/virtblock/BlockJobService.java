@@ -28,7 +28,7 @@ public final class BlockJobService {
 
     /** BlockJobService.ListBlockJobs. */
     public ListBlockJobsResponse listBlockJobs(ListBlockJobsRequest request) throws VirtblockException {
-        return calls.unary(Methods.LIST_BLOCK_JOBS, request, timeout);
+        return calls.unary(Methods.LIST_BLOCK_JOBS, Completion.of(request, calls.connectionUri()), timeout);
     }
 
     /** BlockJobService.WaitBlockJob. */
@@ -48,7 +48,7 @@ public final class BlockJobService {
 
     /** BlockJobService.WatchBlockJobs. */
     public Messages<WatchBlockJobsResponse> watchBlockJobs(WatchBlockJobsRequest request) throws VirtblockException {
-        return calls.stream(Methods.WATCH_BLOCK_JOBS, request, timeout);
+        return calls.stream(Methods.WATCH_BLOCK_JOBS, Completion.of(request, calls.connectionUri()), timeout);
     }
 
     /** BlockJobService.WatchBlockMap. */
@@ -58,21 +58,21 @@ public final class BlockJobService {
 
     /** BlockJobService.ListBlockBitmaps. */
     public ListBlockBitmapsResponse listBlockBitmaps(ListBlockBitmapsRequest request) throws VirtblockException {
-        return calls.unary(Methods.LIST_BLOCK_BITMAPS, request, timeout);
+        return calls.unary(Methods.LIST_BLOCK_BITMAPS, Completion.of(request, calls.connectionUri()), timeout);
     }
 
     /** BlockJobService.AddBlockBitmap. */
     public AddBlockBitmapResponse addBlockBitmap(AddBlockBitmapRequest request) throws VirtblockException {
-        return calls.unary(Methods.ADD_BLOCK_BITMAP, request, timeout);
+        return calls.unary(Methods.ADD_BLOCK_BITMAP, Completion.of(request, calls.connectionUri()), timeout);
     }
 
     /** BlockJobService.RemoveBlockBitmap. */
     public RemoveBlockBitmapResponse removeBlockBitmap(RemoveBlockBitmapRequest request) throws VirtblockException {
-        return calls.unary(Methods.REMOVE_BLOCK_BITMAP, request, timeout);
+        return calls.unary(Methods.REMOVE_BLOCK_BITMAP, Completion.of(request, calls.connectionUri()), timeout);
     }
 
     /** BlockJobService.ClearBlockBitmap. */
     public ClearBlockBitmapResponse clearBlockBitmap(ClearBlockBitmapRequest request) throws VirtblockException {
-        return calls.unary(Methods.CLEAR_BLOCK_BITMAP, request, timeout);
+        return calls.unary(Methods.CLEAR_BLOCK_BITMAP, Completion.of(request, calls.connectionUri()), timeout);
     }
 }

@@ -23,47 +23,47 @@ public final class ConnectService {
 
     /** ConnectService.GetVersion. */
     public GetVersionResponse getVersion(GetVersionRequest request) throws VirtblockException {
-        return calls.unary(Methods.GET_VERSION, request, timeout);
+        return calls.unary(Methods.GET_VERSION, Completion.of(request, calls.connectionUri()), timeout);
     }
 
     /** ConnectService.GetLibVersion. */
     public GetLibVersionResponse getLibVersion(GetLibVersionRequest request) throws VirtblockException {
-        return calls.unary(Methods.GET_LIB_VERSION, request, timeout);
+        return calls.unary(Methods.GET_LIB_VERSION, Completion.of(request, calls.connectionUri()), timeout);
     }
 
     /** ConnectService.GetType. */
     public GetTypeResponse getType(GetTypeRequest request) throws VirtblockException {
-        return calls.unary(Methods.GET_TYPE, request, timeout);
+        return calls.unary(Methods.GET_TYPE, Completion.of(request, calls.connectionUri()), timeout);
     }
 
     /** ConnectService.GetHostname. */
     public GetHostnameResponse getHostname(GetHostnameRequest request) throws VirtblockException {
-        return calls.unary(Methods.GET_HOSTNAME, request, timeout);
+        return calls.unary(Methods.GET_HOSTNAME, Completion.of(request, calls.connectionUri()), timeout);
     }
 
     /** ConnectService.GetURI. */
     public GetURIResponse getURI(GetURIRequest request) throws VirtblockException {
-        return calls.unary(Methods.GET_URI, request, timeout);
+        return calls.unary(Methods.GET_URI, Completion.of(request, calls.connectionUri()), timeout);
     }
 
     /** ConnectService.GetCapabilities. */
     public GetCapabilitiesResponse getCapabilities(GetCapabilitiesRequest request) throws VirtblockException {
-        return calls.unary(Methods.GET_CAPABILITIES, request, timeout);
+        return calls.unary(Methods.GET_CAPABILITIES, Completion.of(request, calls.connectionUri()), timeout);
     }
 
     /** ConnectService.IsAlive. */
     public IsAliveResponse isAlive(IsAliveRequest request) throws VirtblockException {
-        return calls.unary(Methods.IS_ALIVE, request, timeout);
+        return calls.unary(Methods.IS_ALIVE, Completion.of(request, calls.connectionUri()), timeout);
     }
 
     /** ConnectService.IsSecure. */
     public IsSecureResponse isSecure(IsSecureRequest request) throws VirtblockException {
-        return calls.unary(Methods.IS_SECURE, request, timeout);
+        return calls.unary(Methods.IS_SECURE, Completion.of(request, calls.connectionUri()), timeout);
     }
 
     /** ConnectService.IsEncrypted. */
     public IsEncryptedResponse isEncrypted(IsEncryptedRequest request) throws VirtblockException {
-        return calls.unary(Methods.IS_ENCRYPTED, request, timeout);
+        return calls.unary(Methods.IS_ENCRYPTED, Completion.of(request, calls.connectionUri()), timeout);
     }
 
     /** ConnectService.ListConnections. */
@@ -73,36 +73,36 @@ public final class ConnectService {
 
     /** ConnectService.DomainLookupByName. */
     public DomainLookupByNameResponse domainLookupByName(DomainLookupByNameRequest request) throws VirtblockException {
-        return calls.unary(Methods.DOMAIN_LOOKUP_BY_NAME, request, timeout);
+        return calls.unary(Methods.DOMAIN_LOOKUP_BY_NAME, Completion.of(request, calls.connectionUri()), timeout);
     }
 
     /** ConnectService.DomainLookupByUUID. */
     public DomainLookupByUUIDResponse domainLookupByUUID(DomainLookupByUUIDRequest request) throws VirtblockException {
-        return calls.unary(Methods.DOMAIN_LOOKUP_BY_UUID, request, timeout);
+        return calls.unary(Methods.DOMAIN_LOOKUP_BY_UUID, Completion.of(request, calls.connectionUri()), timeout);
     }
 
     /** ConnectService.DomainLookupByID. */
     public DomainLookupByIDResponse domainLookupByID(DomainLookupByIDRequest request) throws VirtblockException {
-        return calls.unary(Methods.DOMAIN_LOOKUP_BY_ID, request, timeout);
+        return calls.unary(Methods.DOMAIN_LOOKUP_BY_ID, Completion.of(request, calls.connectionUri()), timeout);
     }
 
     /** ConnectService.ListAllDomains. */
     public ListAllDomainsResponse listAllDomains(ListAllDomainsRequest request) throws VirtblockException {
-        return calls.unary(Methods.LIST_ALL_DOMAINS, request, timeout);
+        return calls.unary(Methods.LIST_ALL_DOMAINS, Completion.of(request, calls.connectionUri()), timeout);
     }
 
     /** ConnectService.DomainDefineXML. */
     public DomainDefineXMLResponse domainDefineXML(DomainDefineXMLRequest request) throws VirtblockException {
-        return calls.unary(Methods.DOMAIN_DEFINE_XML, request, timeout);
+        return calls.unary(Methods.DOMAIN_DEFINE_XML, Completion.of(request, calls.connectionUri()), timeout);
     }
 
     /** ConnectService.DomainCreateXML. */
     public DomainCreateXMLResponse domainCreateXML(DomainCreateXMLRequest request) throws VirtblockException {
-        return calls.unary(Methods.DOMAIN_CREATE_XML, request, timeout);
+        return calls.unary(Methods.DOMAIN_CREATE_XML, Completion.of(request, calls.connectionUri()), timeout);
     }
 
     /** ConnectService.DomainEventRegisterAny. */
     public Messages<DomainEventRegisterAnyResponse> domainEventRegisterAny(DomainEventRegisterAnyRequest request) throws VirtblockException {
-        return calls.stream(Methods.DOMAIN_EVENT_REGISTER_ANY, request, timeout);
+        return calls.stream(Methods.DOMAIN_EVENT_REGISTER_ANY, Completion.of(request, calls.connectionUri()), timeout);
     }
 }

@@ -23,146 +23,146 @@ public final class DomainService {
 
     /** DomainService.GetXMLDesc. */
     public GetXMLDescResponse getXMLDesc(GetXMLDescRequest request) throws VirtblockException {
-        return calls.unary(Methods.GET_XML_DESC, request, timeout);
+        return calls.unary(Methods.GET_XML_DESC, Completion.of(request, calls.connectionUri()), timeout);
     }
 
     /** DomainService.GetState. */
     public GetStateResponse getState(GetStateRequest request) throws VirtblockException {
-        return calls.unary(Methods.GET_STATE, request, timeout);
+        return calls.unary(Methods.GET_STATE, Completion.of(request, calls.connectionUri()), timeout);
     }
 
     /** DomainService.GetInfo. */
     public GetInfoResponse getInfo(GetInfoRequest request) throws VirtblockException {
-        return calls.unary(Methods.GET_INFO, request, timeout);
+        return calls.unary(Methods.GET_INFO, Completion.of(request, calls.connectionUri()), timeout);
     }
 
     /** DomainService.IsActive. */
     public IsActiveResponse isActive(IsActiveRequest request) throws VirtblockException {
-        return calls.unary(Methods.IS_ACTIVE, request, timeout);
+        return calls.unary(Methods.IS_ACTIVE, Completion.of(request, calls.connectionUri()), timeout);
     }
 
     /** DomainService.IsPersistent. */
     public IsPersistentResponse isPersistent(IsPersistentRequest request) throws VirtblockException {
-        return calls.unary(Methods.IS_PERSISTENT, request, timeout);
+        return calls.unary(Methods.IS_PERSISTENT, Completion.of(request, calls.connectionUri()), timeout);
     }
 
     /** DomainService.Create. */
     public CreateResponse create(CreateRequest request) throws VirtblockException {
-        return calls.unary(Methods.CREATE, request, timeout);
+        return calls.unary(Methods.CREATE, Completion.of(request, calls.connectionUri()), timeout);
     }
 
     /** DomainService.Destroy. */
     public DestroyResponse destroy(DestroyRequest request) throws VirtblockException {
-        return calls.unary(Methods.DESTROY, request, timeout);
+        return calls.unary(Methods.DESTROY, Completion.of(request, calls.connectionUri()), timeout);
     }
 
     /** DomainService.Shutdown. */
     public ShutdownResponse shutdown(ShutdownRequest request) throws VirtblockException {
-        return calls.unary(Methods.SHUTDOWN, request, timeout);
+        return calls.unary(Methods.SHUTDOWN, Completion.of(request, calls.connectionUri()), timeout);
     }
 
     /** DomainService.Undefine. */
     public UndefineResponse undefine(UndefineRequest request) throws VirtblockException {
-        return calls.unary(Methods.UNDEFINE, request, timeout);
+        return calls.unary(Methods.UNDEFINE, Completion.of(request, calls.connectionUri()), timeout);
     }
 
     /** DomainService.Suspend. */
     public SuspendResponse suspend(SuspendRequest request) throws VirtblockException {
-        return calls.unary(Methods.SUSPEND, request, timeout);
+        return calls.unary(Methods.SUSPEND, Completion.of(request, calls.connectionUri()), timeout);
     }
 
     /** DomainService.Resume. */
     public ResumeResponse resume(ResumeRequest request) throws VirtblockException {
-        return calls.unary(Methods.RESUME, request, timeout);
+        return calls.unary(Methods.RESUME, Completion.of(request, calls.connectionUri()), timeout);
     }
 
     /** DomainService.BlockRebase. */
     public BlockRebaseResponse blockRebase(BlockRebaseRequest request) throws VirtblockException {
-        return calls.unary(Methods.BLOCK_REBASE, request, timeout);
+        return calls.unary(Methods.BLOCK_REBASE, Completion.of(request, calls.connectionUri()), timeout);
     }
 
     /** DomainService.BlockCopy. */
     public BlockCopyResponse blockCopy(BlockCopyRequest request) throws VirtblockException {
-        return calls.unary(Methods.BLOCK_COPY, request, timeout);
+        return calls.unary(Methods.BLOCK_COPY, Completion.of(request, calls.connectionUri()), timeout);
     }
 
     /** DomainService.BlockPull. */
     public BlockPullResponse blockPull(BlockPullRequest request) throws VirtblockException {
-        return calls.unary(Methods.BLOCK_PULL, request, timeout);
+        return calls.unary(Methods.BLOCK_PULL, Completion.of(request, calls.connectionUri()), timeout);
     }
 
     /** DomainService.BlockCommit. */
     public BlockCommitResponse blockCommit(BlockCommitRequest request) throws VirtblockException {
-        return calls.unary(Methods.BLOCK_COMMIT, request, timeout);
+        return calls.unary(Methods.BLOCK_COMMIT, Completion.of(request, calls.connectionUri()), timeout);
     }
 
     /** DomainService.BlockJobAbort. */
     public BlockJobAbortResponse blockJobAbort(BlockJobAbortRequest request) throws VirtblockException {
-        return calls.unary(Methods.BLOCK_JOB_ABORT, request, timeout);
+        return calls.unary(Methods.BLOCK_JOB_ABORT, Completion.of(request, calls.connectionUri()), timeout);
     }
 
     /** DomainService.GetBlockJobInfo. */
     public GetBlockJobInfoResponse getBlockJobInfo(GetBlockJobInfoRequest request) throws VirtblockException {
-        return calls.unary(Methods.GET_BLOCK_JOB_INFO, request, timeout);
+        return calls.unary(Methods.GET_BLOCK_JOB_INFO, Completion.of(request, calls.connectionUri()), timeout);
     }
 
     /** DomainService.BlockJobSetSpeed. */
     public BlockJobSetSpeedResponse blockJobSetSpeed(BlockJobSetSpeedRequest request) throws VirtblockException {
-        return calls.unary(Methods.BLOCK_JOB_SET_SPEED, request, timeout);
+        return calls.unary(Methods.BLOCK_JOB_SET_SPEED, Completion.of(request, calls.connectionUri()), timeout);
     }
 
     /** DomainService.BlockResize. */
     public BlockResizeResponse blockResize(BlockResizeRequest request) throws VirtblockException {
-        return calls.unary(Methods.BLOCK_RESIZE, request, timeout);
+        return calls.unary(Methods.BLOCK_RESIZE, Completion.of(request, calls.connectionUri()), timeout);
     }
 
     /** DomainService.GetBlockInfo. */
     public GetBlockInfoResponse getBlockInfo(GetBlockInfoRequest request) throws VirtblockException {
-        return calls.unary(Methods.GET_BLOCK_INFO, request, timeout);
+        return calls.unary(Methods.GET_BLOCK_INFO, Completion.of(request, calls.connectionUri()), timeout);
     }
 
     /** DomainService.BlockStats. */
     public BlockStatsResponse blockStats(BlockStatsRequest request) throws VirtblockException {
-        return calls.unary(Methods.BLOCK_STATS, request, timeout);
+        return calls.unary(Methods.BLOCK_STATS, Completion.of(request, calls.connectionUri()), timeout);
     }
 
     /** DomainService.Save. */
     public SaveResponse save(SaveRequest request) throws VirtblockException {
-        return calls.unary(Methods.SAVE, request, timeout);
+        return calls.unary(Methods.SAVE, Completion.of(request, calls.connectionUri()), timeout);
     }
 
     /** DomainService.SaveFlags. */
     public SaveFlagsResponse saveFlags(SaveFlagsRequest request) throws VirtblockException {
-        return calls.unary(Methods.SAVE_FLAGS, request, timeout);
+        return calls.unary(Methods.SAVE_FLAGS, Completion.of(request, calls.connectionUri()), timeout);
     }
 
     /** DomainService.ManagedSave. */
     public ManagedSaveResponse managedSave(ManagedSaveRequest request) throws VirtblockException {
-        return calls.unary(Methods.MANAGED_SAVE, request, timeout);
+        return calls.unary(Methods.MANAGED_SAVE, Completion.of(request, calls.connectionUri()), timeout);
     }
 
     /** DomainService.SnapshotCreateXML. */
     public SnapshotCreateXMLResponse snapshotCreateXML(SnapshotCreateXMLRequest request) throws VirtblockException {
-        return calls.unary(Methods.SNAPSHOT_CREATE_XML, request, timeout);
+        return calls.unary(Methods.SNAPSHOT_CREATE_XML, Completion.of(request, calls.connectionUri()), timeout);
     }
 
     /** DomainService.RevertToSnapshot. */
     public RevertToSnapshotResponse revertToSnapshot(RevertToSnapshotRequest request) throws VirtblockException {
-        return calls.unary(Methods.REVERT_TO_SNAPSHOT, request, timeout);
+        return calls.unary(Methods.REVERT_TO_SNAPSHOT, Completion.of(request, calls.connectionUri()), timeout);
     }
 
     /** DomainService.DetachDevice. */
     public DetachDeviceResponse detachDevice(DetachDeviceRequest request) throws VirtblockException {
-        return calls.unary(Methods.DETACH_DEVICE, request, timeout);
+        return calls.unary(Methods.DETACH_DEVICE, Completion.of(request, calls.connectionUri()), timeout);
     }
 
     /** DomainService.DetachDeviceFlags. */
     public DetachDeviceFlagsResponse detachDeviceFlags(DetachDeviceFlagsRequest request) throws VirtblockException {
-        return calls.unary(Methods.DETACH_DEVICE_FLAGS, request, timeout);
+        return calls.unary(Methods.DETACH_DEVICE_FLAGS, Completion.of(request, calls.connectionUri()), timeout);
     }
 
     /** DomainService.ListDisks. */
     public ListDisksResponse listDisks(ListDisksRequest request) throws VirtblockException {
-        return calls.unary(Methods.LIST_DISKS, request, timeout);
+        return calls.unary(Methods.LIST_DISKS, Completion.of(request, calls.connectionUri()), timeout);
     }
 }

@@ -3,7 +3,7 @@
 
 package io.virtblock;
 
-/** Failures that libvirt cannot have, by {@link VirtblockError#getReason()}; errors.proto says what to do. */
+/** Failures that libvirt cannot have, for {@link VirtblockError#getReason()}; see errors.proto. */
 public final class Reason {
     private Reason() {}
 

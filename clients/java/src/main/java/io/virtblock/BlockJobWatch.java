@@ -39,7 +39,7 @@ public final class BlockJobWatch extends Messages<BlockJobEvent> {
     /** Returns with the first event, or with a whole snapshot. */
     BlockJobWatch(Calls calls, WatchBlockJobsRequest request) throws VirtblockException {
         this.calls = calls;
-        this.request = request.toBuilder();
+        this.request = Completion.of(request, calls.connectionUri()).toBuilder();
         this.resumeToken = request.getResumeToken();
         open();
         advance();

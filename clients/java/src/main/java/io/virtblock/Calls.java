@@ -4,8 +4,6 @@ package io.virtblock;
 
 import static java.util.concurrent.TimeUnit.NANOSECONDS;
 
-import com.google.protobuf.Descriptors.FieldDescriptor;
-import com.google.protobuf.Message;
 import io.grpc.CallOptions;
 import io.grpc.ConnectivityState;
 import io.grpc.ManagedChannel;
@@ -15,24 +13,20 @@ import io.grpc.StatusRuntimeException;
 import io.grpc.stub.ClientCalls;
 import java.io.IOException;
 import java.time.Duration;
-import java.util.List;
-import java.util.UUID;
 import java.util.concurrent.ThreadLocalRandom;
-import java.util.function.Supplier;
 
 /**
- * Every call of a client, over its channel. Invariants: what leaves has been completed; what fails is a
- * {@link VirtblockException}; a call is repeated only when {@link Repeats} lists it. gRPC's own repeating would find a channel
- * that waits a second before it connects again, and give up before that.
+ * Every call of a client, over its channel. Invariants: what fails is a {@link VirtblockException}; a call is repeated only when
+ * {@link Repeats} lists it. gRPC's own repeating would find a channel that waits a second before it connects again, and give up
+ * before that.
  */
 record Calls(ManagedChannel channel, Target target, String connectionUri) {
-    <Q extends Message, A> A unary(MethodDescriptor<Q, A> method, Q request, Duration timeout) throws VirtblockException {
-        Q completed = complete(request);
+    <Q, A> A unary(MethodDescriptor<Q, A> method, Q request, Duration timeout) throws VirtblockException {
         CallOptions options = options(timeout);
         long pauseMs = Repeats.PAUSE_FIRST_MS;
         for (int attempt = 1; ; attempt++) {
             try {
-                return ClientCalls.blockingUnaryCall(awake(), method, options, completed);
+                return ClientCalls.blockingUnaryCall(awake(), method, options, request);
             } catch (StatusRuntimeException status) {
                 VirtblockException failure = failed(status, method);
                 boolean isRepeated = attempt < Repeats.ATTEMPT_COUNT_MAX && Repeats.METHODS.contains(method.getFullMethodName());
@@ -45,9 +39,9 @@ record Calls(ManagedChannel channel, Target target, String connectionUri) {
         }
     }
 
-    <Q extends Message, A> Messages<A> stream(MethodDescriptor<Q, A> method, Q request, Duration timeout) {
+    <Q, A> Messages<A> stream(MethodDescriptor<Q, A> method, Q request, Duration timeout) {
         return new MessageStream<>(
-                () -> ClientCalls.blockingServerStreamingCall(awake(), method, options(timeout), complete(request)),
+                () -> ClientCalls.blockingServerStreamingCall(awake(), method, options(timeout), request),
                 failure -> failed(failure, method));
     }
 
@@ -85,30 +79,5 @@ record Calls(ManagedChannel channel, Target target, String connectionUri) {
 
     private static CallOptions options(Duration timeout) {
         return timeout == null ? CallOptions.DEFAULT : CallOptions.DEFAULT.withDeadlineAfter(timeout);
-    }
-
-    /**
-     * Fills in what the caller left to the client: the connection, and the request_id of a call that starts a job, without which
-     * a repeat after a lost answer could not be told from a second job.
-     */
-    @SuppressWarnings("unchecked")
-    private <Q extends Message> Q complete(Q request) {
-        Message.Builder completed = request.toBuilder();
-        setIfEmpty(completed, "request_id", () -> UUID.randomUUID().toString());
-        setIfEmpty(completed, "connection_uri", () -> connectionUri);
-        for (String name : List.of("domain", "filter")) {
-            FieldDescriptor field = request.getDescriptorForType().findFieldByName(name);
-            if (field != null && field.getJavaType() == FieldDescriptor.JavaType.MESSAGE && completed.hasField(field)) {
-                setIfEmpty(completed.getFieldBuilder(field), "connection_uri", () -> connectionUri);
-            }
-        }
-        return (Q) completed.build();
-    }
-
-    private static void setIfEmpty(Message.Builder message, String name, Supplier<String> value) {
-        FieldDescriptor field = message.getDescriptorForType().findFieldByName(name);
-        if (field != null && message.getField(field).equals("")) {
-            message.setField(field, value.get());
-        }
     }
 }
