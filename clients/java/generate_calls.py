@@ -6,7 +6,9 @@ Usage: generate_calls.py OUTPUT. `generate.sh` runs it.
 
 from __future__ import annotations
 
+import html
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +28,7 @@ HEADER = """\
 
 package io.virtblock;
 """
+PROTO = Path(__file__).resolve().parents[2] / "proto"
 MS_PER_S = 1000
 ERROR_FIELDS = {
     "number": "What went wrong (virErrorNumber), VIR_ERR_",
@@ -40,12 +43,41 @@ ERROR_FIELDS = {
 }
 
 
+def _comments(file: str) -> dict[str, list[str]]:
+    """The contract's comment before each enum, value and rpc of a file, by name; line by line."""
+    found: dict[str, list[str]] = {}
+    comment: list[str] = []
+    for line in (PROTO / file).read_text(encoding="utf-8").splitlines():
+        text = line.strip()
+        if text.startswith("//"):
+            comment.append(text.removeprefix("//").removeprefix(" "))
+            continue
+        named = re.match(r"(?:rpc |enum |service )?(\w+)(?:\(| = -?\d+|\s*\{)", text)
+        if named and comment:
+            found[named[1]] = comment
+        comment = []
+    return found
+
+
+def _documented(comment: list[str], indent: str) -> Iterator[str]:
+    """A Javadoc comment, with the contract's own line breaks."""
+    lines = [html.escape(line, quote=False).replace("@", "&#64;") for line in comment]
+    if len(lines) == 1:
+        yield f"{indent}/** {lines[0]} */"
+        return
+    yield f"{indent}/**"
+    # Javadoc would run the lines of a list together.
+    yield from (f"{indent} * {re.sub(r'^(?=- |Mirrors |Errors)', '<br>', line)}".rstrip() for line in lines)
+    yield f"{indent} */"
+
+
 def _service(service: Any) -> Iterator[str]:
+    comments = _comments(service.file.name)
     yield HEADER
     yield "import io.virtblock.v1.*;"
     yield "import java.time.Duration;"
     yield ""
-    yield f"/** {service.name} of the contract, whose comments have the meaning, units and errors of each call. */"
+    yield from _documented(comments[service.name], "")
     yield f"public final class {service.name} {{"
     yield "    private final Calls calls;"
     yield "    private final Duration timeout;"
@@ -61,7 +93,7 @@ def _service(service: Any) -> Iterator[str]:
     yield "    }"
     for method in service.methods:
         yield ""
-        yield f"    /** {service.name}.{method.name}. */"
+        yield from _documented(comments[method.name], "    ")
         name = method.name[0].lower() + method.name[1:]
         answer, call = method.output_type.name, "unary"
         if method.server_streaming:
@@ -208,13 +240,15 @@ def _constant(rpc: str) -> str:
 
 def _numbers() -> Iterator[str]:
     yield HEADER
-    yield "/** libvirt's flags and numbers under libvirt's names; the contract's comments say what each means. */"
+    comments = _comments(libvirt_enums_pb2.DESCRIPTOR.name)
+    yield "/** libvirt's flags and numbers under libvirt's names. */"
     yield "public final class Libvirt {"
     yield "    private Libvirt() {}"
     for enumeration in libvirt_enums_pb2.DESCRIPTOR.enum_types_by_name.values():
         yield ""
-        yield f"    // {enumeration.name}"
+        yield from (f"    // {line}" for line in comments[enumeration.name])
         for value in enumeration.values:
+            yield from _documented(comments[value.name], "    ")
             yield f"    public static final int VIR_{value.name} = {value.number};"
     yield "}"
 

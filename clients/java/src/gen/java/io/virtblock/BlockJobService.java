@@ -6,7 +6,10 @@ package io.virtblock;
 import io.virtblock.v1.*;
 import java.time.Duration;
 
-/** BlockJobService of the contract, whose comments have the meaning, units and errors of each call. */
+/**
+ * Looks at, waits for and follows block jobs, which are started and ended by DomainService, with libvirt's calls; and keeps the
+ * persistent bitmaps that tell BlockCopy, by its parameter "virtblock.bitmap", what was written since an earlier copy.
+ */
 public final class BlockJobService {
     private final Calls calls;
     private final Duration timeout;
@@ -21,57 +24,113 @@ public final class BlockJobService {
         return new BlockJobService(calls, timeout);
     }
 
-    /** BlockJobService.GetBlockJob. */
+    /**
+     * Answers one job, running or ended. No libvirt call.
+     * <br>Errors: INVALID_ARG -&gt; INVALID_ARGUMENT (job_id is empty), correct the call; INVALID_ARG -&gt; NOT_FOUND with
+     * the ErrorInfo reason BLOCK_JOB_NOT_FOUND (the server holds no job of this id), do not retry: it never becomes valid later.
+     */
     public GetBlockJobResponse getBlockJob(GetBlockJobRequest request) throws VirtblockException {
         return calls.unary(Methods.GET_BLOCK_JOB, request, timeout);
     }
 
-    /** BlockJobService.ListBlockJobs. */
+    /**
+     * Answers jobs, newest first, a page at a time. No libvirt call.
+     * <br>Errors: INVALID_ARG -&gt; INVALID_ARGUMENT (page_size below 0, or a page_token that no answer gave), start from the first page.
+     */
     public ListBlockJobsResponse listBlockJobs(ListBlockJobsRequest request) throws VirtblockException {
         return calls.unary(Methods.LIST_BLOCK_JOBS, Completion.of(request, calls.connectionUri()), timeout);
     }
 
-    /** BlockJobService.WaitBlockJob. */
+    /**
+     * Waits until a job is in one of the wanted states or in a final state, and answers it. When timeout_ms passes it answers the
+     * job as it is. The call's own deadline or cancellation ends the call and never the job. No libvirt call.
+     * <br>Errors: as GetBlockJob.
+     */
     public WaitBlockJobResponse waitBlockJob(WaitBlockJobRequest request) throws VirtblockException {
         return calls.unary(Methods.WAIT_BLOCK_JOB, request, timeout);
     }
 
-    /** BlockJobService.PauseBlockJob. */
+    /**
+     * Stops moving data until ResumeBlockJob. Pausing a paused job changes nothing. No libvirt call.
+     * <br>Errors: as GetBlockJob; OPERATION_INVALID -&gt; FAILED_PRECONDITION (the job is not NEW, RUNNING or READY), look at its state;
+     * NO_SUPPORT -&gt; UNIMPLEMENTED (the hypervisor runs the job, not our engine), set a low speed by BlockJobSetSpeed instead.
+     */
     public PauseBlockJobResponse pauseBlockJob(PauseBlockJobRequest request) throws VirtblockException {
         return calls.unary(Methods.PAUSE_BLOCK_JOB, request, timeout);
     }
 
-    /** BlockJobService.ResumeBlockJob. */
+    /**
+     * Goes on with a paused job. Resuming a job that is not paused changes nothing. No libvirt call.
+     * <br>Errors: as PauseBlockJob.
+     */
     public ResumeBlockJobResponse resumeBlockJob(ResumeBlockJobRequest request) throws VirtblockException {
         return calls.unary(Methods.RESUME_BLOCK_JOB, request, timeout);
     }
 
-    /** BlockJobService.WatchBlockJobs. */
+    /**
+     * Streams every change of state of the jobs that match, in the order of sequence, without gaps: a caller that comes back with
+     * the resume_token of the last event it handled gets all that came after it, over restarts of either side as well. The stream
+     * begins at once: with the snapshot if asked for, and then always a Bookmark. The stream ends only by error or by the caller.
+     * Nearest libvirt call: virConnectDomainEventRegisterAny.
+     * <br>Errors: INVALID_ARG -&gt; INVALID_ARGUMENT (a resume_token that no event gave), begin without a token and with include_snapshot;
+     * OVERFLOW -&gt; OUT_OF_RANGE with the ErrorInfo reason COMPACTED (the token is older than what the server keeps), the same;
+     * RESOURCE_BUSY -&gt; RESOURCE_EXHAUSTED with the ErrorInfo reason SLOW_READER, open again with the last resume_token;
+     * UNAVAILABLE (the server stops), the same.
+     */
     public Messages<WatchBlockJobsResponse> watchBlockJobs(WatchBlockJobsRequest request) throws VirtblockException {
         return calls.stream(Methods.WATCH_BLOCK_JOBS, Completion.of(request, calls.connectionUri()), timeout);
     }
 
-    /** BlockJobService.WatchBlockMap. */
+    /**
+     * Streams a down-sampled picture of what a job has and has not copied: each message is a whole picture. The first comes at once,
+     * the stream ends after the picture of the final state. No libvirt call.
+     * <br>Errors: as GetBlockJob; INVALID_ARG -&gt; INVALID_ARGUMENT (cell_count or interval_ms out of range), correct the call;
+     * NO_SUPPORT -&gt; UNIMPLEMENTED (the hypervisor runs the job, which shows no map), use WatchBlockJobs with progress.
+     */
     public Messages<WatchBlockMapResponse> watchBlockMap(WatchBlockMapRequest request) throws VirtblockException {
         return calls.stream(Methods.WATCH_BLOCK_MAP, request, timeout);
     }
 
-    /** BlockJobService.ListBlockBitmaps. */
+    /**
+     * Answers the persistent bitmaps of a disk's active image. Allowed on read-only connections. No libvirt call.
+     * <br>Errors: NO_DOMAIN -&gt; NOT_FOUND, look the domain up again; INVALID_DOMAIN -&gt; INVALID_ARGUMENT (the request names none);
+     * INVALID_ARG -&gt; INVALID_ARGUMENT (the domain has no such disk), list its disks; CONFIG_UNSUPPORTED -&gt; FAILED_PRECONDITION (the
+     * engine does not read the disk's format); INTERNAL_ERROR -&gt; INTERNAL (somebody has the image open for writing, or it is
+     * damaged), try again when it is closed; BLOCK_COPY_ACTIVE, OPERATION_UNSUPPORTED -&gt; FAILED_PRECONDITION (a job writes to the
+     * image), wait for its end; NO_SUPPORT -&gt; UNIMPLEMENTED (this connection offers no bitmaps).
+     */
     public ListBlockBitmapsResponse listBlockBitmaps(ListBlockBitmapsRequest request) throws VirtblockException {
         return calls.unary(Methods.LIST_BLOCK_BITMAPS, Completion.of(request, calls.connectionUri()), timeout);
     }
 
-    /** BlockJobService.AddBlockBitmap. */
+    /**
+     * Gives the image a new bitmap in which nothing is dirty; it is durable when the call answers. Bitmaps that an INCONSISTENT image
+     * still lists are dropped. Of a shut-off domain only. No libvirt call.
+     * <br>Errors: as ListBlockBitmaps; OPERATION_DENIED -&gt; PERMISSION_DENIED (a read-only connection), use another one; INVALID_ARG -&gt;
+     * INVALID_ARGUMENT (name or granularity), correct the call; OPERATION_INVALID -&gt; FAILED_PRECONDITION (there is one of that name;
+     * or a strict server refuses shut-off disks), choose another name; BLOCK_COPY_ACTIVE -&gt; FAILED_PRECONDITION (the disk has a
+     * block job), wait for its end; CONFIG_UNSUPPORTED -&gt; FAILED_PRECONDITION (the image is raw, or qcow2 of version 2, or its header
+     * has no room), convert it.
+     */
     public AddBlockBitmapResponse addBlockBitmap(AddBlockBitmapRequest request) throws VirtblockException {
         return calls.unary(Methods.ADD_BLOCK_BITMAP, Completion.of(request, calls.connectionUri()), timeout);
     }
 
-    /** BlockJobService.RemoveBlockBitmap. */
+    /**
+     * Takes a bitmap from the image, whatever its state. Of a shut-off domain only. No libvirt call.
+     * <br>Errors: as AddBlockBitmap, but for the name; NO_DOMAIN_CHECKPOINT -&gt; NOT_FOUND (no bitmap of that name; the message has
+     * those there are), list them.
+     */
     public RemoveBlockBitmapResponse removeBlockBitmap(RemoveBlockBitmapRequest request) throws VirtblockException {
         return calls.unary(Methods.REMOVE_BLOCK_BITMAP, Completion.of(request, calls.connectionUri()), timeout);
     }
 
-    /** BlockJobService.ClearBlockBitmap. */
+    /**
+     * Makes a bitmap mark nothing: what comes next is copied from here on. Call it when the copy that used it is safe, and before the
+     * domain runs again, or writes are missed. Of a shut-off domain only. No libvirt call.
+     * <br>Errors: as RemoveBlockBitmap; CHECKPOINT_INCONSISTENT -&gt; FAILED_PRECONDITION (the bitmap is not USABLE), remove it, add a new
+     * one, and make a full copy.
+     */
     public ClearBlockBitmapResponse clearBlockBitmap(ClearBlockBitmapRequest request) throws VirtblockException {
         return calls.unary(Methods.CLEAR_BLOCK_BITMAP, Completion.of(request, calls.connectionUri()), timeout);
     }

@@ -6,7 +6,14 @@ package io.virtblock;
 import io.virtblock.v1.*;
 import java.time.Duration;
 
-/** ConnectService of the contract, whose comments have the meaning, units and errors of each call. */
+/**
+ * libvirt's virConnect calls. A connection is named by its URI in every request; the server opens it and keeps it.
+ * <br>Errors of every call that names a connection:
+ * <br>- NO_CONNECT -&gt; UNAVAILABLE (the server knows no such connection, or cannot reach it now), see ListConnections, else try
+ *   again later.
+ * <br>- OPERATION_DENIED, ACCESS_DENIED -&gt; PERMISSION_DENIED (the caller may not), ask for the right.
+ * <br>- NO_SUPPORT -&gt; UNIMPLEMENTED (the connection's driver lacks the call), see GetCapabilities.
+ */
 public final class ConnectService {
     private final Calls calls;
     private final Duration timeout;
@@ -21,87 +28,183 @@ public final class ConnectService {
         return new ConnectService(calls, timeout);
     }
 
-    /** ConnectService.GetVersion. */
+    /**
+     * Answers the version of the hypervisor behind a connection.
+     * <br>Mirrors virConnectGetVersion.
+     * <br>Errors: those of every call.
+     */
     public GetVersionResponse getVersion(GetVersionRequest request) throws VirtblockException {
         return calls.unary(Methods.GET_VERSION, Completion.of(request, calls.connectionUri()), timeout);
     }
 
-    /** ConnectService.GetLibVersion. */
+    /**
+     * Answers the version of libvirt that serves a connection.
+     * <br>Mirrors virConnectGetLibVersion.
+     * <br>Errors: those of every call.
+     */
     public GetLibVersionResponse getLibVersion(GetLibVersionRequest request) throws VirtblockException {
         return calls.unary(Methods.GET_LIB_VERSION, Completion.of(request, calls.connectionUri()), timeout);
     }
 
-    /** ConnectService.GetType. */
+    /**
+     * Answers the name of the driver behind a connection.
+     * <br>Mirrors virConnectGetType.
+     * <br>Errors: those of every call.
+     */
     public GetTypeResponse getType(GetTypeRequest request) throws VirtblockException {
         return calls.unary(Methods.GET_TYPE, Completion.of(request, calls.connectionUri()), timeout);
     }
 
-    /** ConnectService.GetHostname. */
+    /**
+     * Answers the name of the host that the hypervisor runs on.
+     * <br>Mirrors virConnectGetHostname.
+     * <br>Errors: those of every call.
+     */
     public GetHostnameResponse getHostname(GetHostnameRequest request) throws VirtblockException {
         return calls.unary(Methods.GET_HOSTNAME, Completion.of(request, calls.connectionUri()), timeout);
     }
 
-    /** ConnectService.GetURI. */
+    /**
+     * Answers the full URI of a connection.
+     * <br>Mirrors virConnectGetURI.
+     * <br>Errors: those of every call.
+     */
     public GetURIResponse getURI(GetURIRequest request) throws VirtblockException {
         return calls.unary(Methods.GET_URI, Completion.of(request, calls.connectionUri()), timeout);
     }
 
-    /** ConnectService.GetCapabilities. */
+    /**
+     * Answers what works, truthfully: an RPC, a flag or a feature that is listed works, and what is not listed does not.
+     * <br>Mirrors virConnectGetCapabilities.
+     * <br>Errors: those of every call.
+     */
     public GetCapabilitiesResponse getCapabilities(GetCapabilitiesRequest request) throws VirtblockException {
         return calls.unary(Methods.GET_CAPABILITIES, Completion.of(request, calls.connectionUri()), timeout);
     }
 
-    /** ConnectService.IsAlive. */
+    /**
+     * Answers whether a connection to the hypervisor is alive.
+     * <br>Mirrors virConnectIsAlive.
+     * <br>Errors: those of every call.
+     */
     public IsAliveResponse isAlive(IsAliveRequest request) throws VirtblockException {
         return calls.unary(Methods.IS_ALIVE, Completion.of(request, calls.connectionUri()), timeout);
     }
 
-    /** ConnectService.IsSecure. */
+    /**
+     * Answers whether a connection from the server to the hypervisor is secure.
+     * <br>Mirrors virConnectIsSecure.
+     * <br>Errors: those of every call.
+     */
     public IsSecureResponse isSecure(IsSecureRequest request) throws VirtblockException {
         return calls.unary(Methods.IS_SECURE, Completion.of(request, calls.connectionUri()), timeout);
     }
 
-    /** ConnectService.IsEncrypted. */
+    /**
+     * Answers whether a connection from the server to the hypervisor is encrypted.
+     * <br>Mirrors virConnectIsEncrypted.
+     * <br>Errors: those of every call.
+     */
     public IsEncryptedResponse isEncrypted(IsEncryptedRequest request) throws VirtblockException {
         return calls.unary(Methods.IS_ENCRYPTED, Completion.of(request, calls.connectionUri()), timeout);
     }
 
-    /** ConnectService.ListConnections. */
+    /**
+     * Answers the connections that the server serves. libvirt has no such call: its caller names the URI.
+     * <br>Errors: none of its own.
+     */
     public ListConnectionsResponse listConnections(ListConnectionsRequest request) throws VirtblockException {
         return calls.unary(Methods.LIST_CONNECTIONS, request, timeout);
     }
 
-    /** ConnectService.DomainLookupByName. */
+    /**
+     * Finds a domain by its name.
+     * <br>Mirrors virDomainLookupByName.
+     * <br>Errors:
+     * <br>- those of every call.
+     * <br>- NO_DOMAIN -&gt; NOT_FOUND (no such domain), do not retry.
+     */
     public DomainLookupByNameResponse domainLookupByName(DomainLookupByNameRequest request) throws VirtblockException {
         return calls.unary(Methods.DOMAIN_LOOKUP_BY_NAME, Completion.of(request, calls.connectionUri()), timeout);
     }
 
-    /** ConnectService.DomainLookupByUUID. */
+    /**
+     * Finds a domain by its UUID.
+     * <br>Mirrors virDomainLookupByUUIDString.
+     * <br>Errors:
+     * <br>- those of every call.
+     * <br>- NO_DOMAIN -&gt; NOT_FOUND (no such domain), do not retry.
+     * <br>- INVALID_ARG -&gt; INVALID_ARGUMENT (not a UUID), correct the call.
+     */
     public DomainLookupByUUIDResponse domainLookupByUUID(DomainLookupByUUIDRequest request) throws VirtblockException {
         return calls.unary(Methods.DOMAIN_LOOKUP_BY_UUID, Completion.of(request, calls.connectionUri()), timeout);
     }
 
-    /** ConnectService.DomainLookupByID. */
+    /**
+     * Finds an active domain by its id.
+     * <br>Mirrors virDomainLookupByID.
+     * <br>Errors:
+     * <br>- those of every call.
+     * <br>- NO_DOMAIN -&gt; NOT_FOUND (no such domain), do not retry.
+     * <br>- INVALID_ARG -&gt; INVALID_ARGUMENT (below 0), correct the call.
+     */
     public DomainLookupByIDResponse domainLookupByID(DomainLookupByIDRequest request) throws VirtblockException {
         return calls.unary(Methods.DOMAIN_LOOKUP_BY_ID, Completion.of(request, calls.connectionUri()), timeout);
     }
 
-    /** ConnectService.ListAllDomains. */
+    /**
+     * Answers the domains of a connection.
+     * <br>Mirrors virConnectListAllDomains.
+     * <br>Errors:
+     * <br>- those of every call.
+     * <br>- INVALID_ARG -&gt; INVALID_ARGUMENT (unknown flags), correct the call.
+     */
     public ListAllDomainsResponse listAllDomains(ListAllDomainsRequest request) throws VirtblockException {
         return calls.unary(Methods.LIST_ALL_DOMAINS, Completion.of(request, calls.connectionUri()), timeout);
     }
 
-    /** ConnectService.DomainDefineXML. */
+    /**
+     * Defines a persistent domain, or changes the definition of one. While our engine runs a job on a disk of a shut-off domain,
+     * a definition that changes that disk is refused.
+     * <br>Mirrors virDomainDefineXMLFlags.
+     * <br>Errors:
+     * <br>- those of every call.
+     * <br>- XML_DETAIL, XML_ERROR -&gt; INVALID_ARGUMENT (the XML cannot be used), correct it.
+     * <br>- CONFIG_UNSUPPORTED -&gt; FAILED_PRECONDITION (it asks for what the driver lacks), correct it.
+     * <br>- BLOCK_COPY_ACTIVE -&gt; FAILED_PRECONDITION (a job runs on the disk), end it by BlockJobAbort.
+     * <br>- OPERATION_FAILED -&gt; INTERNAL (name and UUID belong to two domains), correct the XML.
+     */
     public DomainDefineXMLResponse domainDefineXML(DomainDefineXMLRequest request) throws VirtblockException {
         return calls.unary(Methods.DOMAIN_DEFINE_XML, Completion.of(request, calls.connectionUri()), timeout);
     }
 
-    /** ConnectService.DomainCreateXML. */
+    /**
+     * Creates and starts a transient domain.
+     * <br>Mirrors virDomainCreateXML.
+     * <br>Errors:
+     * <br>- those of every call.
+     * <br>- XML_DETAIL, XML_ERROR -&gt; INVALID_ARGUMENT (the XML cannot be used), correct it.
+     * <br>- CONFIG_UNSUPPORTED -&gt; FAILED_PRECONDITION (it asks for what the driver lacks), correct it.
+     * <br>- OPERATION_INVALID -&gt; FAILED_PRECONDITION (it is active already), use it.
+     * <br>- BLOCK_COPY_ACTIVE -&gt; FAILED_PRECONDITION (a job runs on a disk of it), end it by BlockJobAbort.
+     */
     public DomainCreateXMLResponse domainCreateXML(DomainCreateXMLRequest request) throws VirtblockException {
         return calls.unary(Methods.DOMAIN_CREATE_XML, Completion.of(request, calls.connectionUri()), timeout);
     }
 
-    /** ConnectService.DomainEventRegisterAny. */
+    /**
+     * Streams events of domains as libvirt itself has them: both kinds of block job events, what was missed stays missed, and a
+     * domain that goes away takes its jobs along in silence. For events that are never missed use BlockJobService.WatchBlockJobs.
+     * The stream's first message, at once, has no event and says that all later events are included. It ends by error or by the
+     * caller (virConnectDomainEventDeregisterAny).
+     * <br>Mirrors virConnectDomainEventRegisterAny.
+     * <br>Errors:
+     * <br>- those of every call.
+     * <br>- NO_DOMAIN -&gt; NOT_FOUND (no such domain), do not retry.
+     * <br>- INVALID_ARG -&gt; INVALID_ARGUMENT (an event id that is not served), see the features in GetCapabilities.
+     * <br>- RESOURCE_BUSY -&gt; RESOURCE_EXHAUSTED with the ErrorInfo reason SLOW_READER, open it again and look at the present state.
+     * <br>- UNAVAILABLE (the server stops, or the connection broke), the same.
+     */
     public Messages<DomainEventRegisterAnyResponse> domainEventRegisterAny(DomainEventRegisterAnyRequest request) throws VirtblockException {
         return calls.stream(Methods.DOMAIN_EVENT_REGISTER_ANY, Completion.of(request, calls.connectionUri()), timeout);
     }

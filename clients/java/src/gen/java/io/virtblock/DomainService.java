@@ -6,7 +6,19 @@ package io.virtblock;
 import io.virtblock.v1.*;
 import java.time.Duration;
 
-/** DomainService of the contract, whose comments have the meaning, units and errors of each call. */
+/**
+ * libvirt's virDomain calls. A domain that is shut off, or lives on the embedded hypervisor, takes the same block calls, and
+ * our engine does the work. There OPERATION_INVALID for a domain that is not running or not transient does not come, unless the
+ * server is set to be as strict as libvirt.
+ * <br>Errors of every call:
+ * <br>- NO_DOMAIN -&gt; NOT_FOUND (no such domain), do not retry.
+ * <br>- INVALID_DOMAIN -&gt; INVALID_ARGUMENT (no domain was named), correct the call.
+ * <br>- OPERATION_DENIED, ACCESS_DENIED -&gt; PERMISSION_DENIED (the caller may not), ask for the right.
+ * <br>- OPERATION_TIMEOUT -&gt; ABORTED (another call holds the domain), retry later.
+ * <br>- NO_SUPPORT -&gt; UNIMPLEMENTED (the connection's driver lacks the call), see GetCapabilities.
+ * <br>- NO_CONNECT -&gt; UNAVAILABLE (the server knows no such connection, or cannot reach it now), see ListConnections, else try
+ *   again later.
+ */
 public final class DomainService {
     private final Calls calls;
     private final Duration timeout;
@@ -21,147 +33,410 @@ public final class DomainService {
         return new DomainService(calls, timeout);
     }
 
-    /** DomainService.GetXMLDesc. */
+    /**
+     * Answers the domain's XML.
+     * <br>Mirrors virDomainGetXMLDesc.
+     * <br>Errors:
+     * <br>- those of every call.
+     * <br>- INVALID_ARG -&gt; INVALID_ARGUMENT (unknown flags), correct the call.
+     */
     public GetXMLDescResponse getXMLDesc(GetXMLDescRequest request) throws VirtblockException {
         return calls.unary(Methods.GET_XML_DESC, Completion.of(request, calls.connectionUri()), timeout);
     }
 
-    /** DomainService.GetState. */
+    /**
+     * Answers the domain's state and the reason for it.
+     * <br>Mirrors virDomainGetState.
+     * <br>Errors:
+     * <br>- those of every call.
+     * <br>- INVALID_ARG -&gt; INVALID_ARGUMENT (unknown flags), correct the call.
+     */
     public GetStateResponse getState(GetStateRequest request) throws VirtblockException {
         return calls.unary(Methods.GET_STATE, Completion.of(request, calls.connectionUri()), timeout);
     }
 
-    /** DomainService.GetInfo. */
+    /**
+     * Answers state, memory and processors.
+     * <br>Mirrors virDomainGetInfo.
+     * <br>Errors: those of every call.
+     */
     public GetInfoResponse getInfo(GetInfoRequest request) throws VirtblockException {
         return calls.unary(Methods.GET_INFO, Completion.of(request, calls.connectionUri()), timeout);
     }
 
-    /** DomainService.IsActive. */
+    /**
+     * Answers whether the domain is active.
+     * <br>Mirrors virDomainIsActive.
+     * <br>Errors: those of every call.
+     */
     public IsActiveResponse isActive(IsActiveRequest request) throws VirtblockException {
         return calls.unary(Methods.IS_ACTIVE, Completion.of(request, calls.connectionUri()), timeout);
     }
 
-    /** DomainService.IsPersistent. */
+    /**
+     * Answers whether the domain has a definition that outlives its run.
+     * <br>Mirrors virDomainIsPersistent.
+     * <br>Errors: those of every call.
+     */
     public IsPersistentResponse isPersistent(IsPersistentRequest request) throws VirtblockException {
         return calls.unary(Methods.IS_PERSISTENT, Completion.of(request, calls.connectionUri()), timeout);
     }
 
-    /** DomainService.Create. */
+    /**
+     * Starts a defined domain. Refused while our engine runs a job on a disk of it.
+     * <br>Mirrors virDomainCreateWithFlags.
+     * <br>Errors:
+     * <br>- those of every call.
+     * <br>- INVALID_ARG -&gt; INVALID_ARGUMENT (unknown flags), correct the call.
+     * <br>- OPERATION_INVALID -&gt; FAILED_PRECONDITION (it is active already), use it.
+     * <br>- BLOCK_COPY_ACTIVE -&gt; FAILED_PRECONDITION (a job runs on a disk of it), end it by BlockJobAbort.
+     */
     public CreateResponse create(CreateRequest request) throws VirtblockException {
         return calls.unary(Methods.CREATE, Completion.of(request, calls.connectionUri()), timeout);
     }
 
-    /** DomainService.Destroy. */
+    /**
+     * Stops a domain at once. Its live block jobs end with it; their destinations stay.
+     * <br>Mirrors virDomainDestroyFlags.
+     * <br>Errors:
+     * <br>- those of every call.
+     * <br>- INVALID_ARG -&gt; INVALID_ARGUMENT (unknown flags), correct the call.
+     * <br>- OPERATION_INVALID -&gt; FAILED_PRECONDITION (it is not active), nothing to do.
+     */
     public DestroyResponse destroy(DestroyRequest request) throws VirtblockException {
         return calls.unary(Methods.DESTROY, Completion.of(request, calls.connectionUri()), timeout);
     }
 
-    /** DomainService.Shutdown. */
+    /**
+     * Asks the guest to shut down, and does not wait for it.
+     * <br>Mirrors virDomainShutdown.
+     * <br>Errors:
+     * <br>- those of every call.
+     * <br>- OPERATION_INVALID -&gt; FAILED_PRECONDITION (it is not active), nothing to do.
+     * <br>- NO_SUPPORT -&gt; UNIMPLEMENTED, use Destroy.
+     */
     public ShutdownResponse shutdown(ShutdownRequest request) throws VirtblockException {
         return calls.unary(Methods.SHUTDOWN, Completion.of(request, calls.connectionUri()), timeout);
     }
 
-    /** DomainService.Undefine. */
+    /**
+     * Removes the domain's definition. An active domain becomes transient. Refused while our engine runs a job on a disk of a
+     * shut-off domain.
+     * <br>Mirrors virDomainUndefineFlags.
+     * <br>Errors:
+     * <br>- those of every call.
+     * <br>- INVALID_ARG -&gt; INVALID_ARGUMENT (unknown flags), correct the call.
+     * <br>- OPERATION_INVALID -&gt; FAILED_PRECONDITION (it is transient, or something is kept for it that no flag allows to remove),
+     *   add the flag.
+     * <br>- BLOCK_COPY_ACTIVE -&gt; FAILED_PRECONDITION (a job runs on a disk of it), end it by BlockJobAbort.
+     */
     public UndefineResponse undefine(UndefineRequest request) throws VirtblockException {
         return calls.unary(Methods.UNDEFINE, Completion.of(request, calls.connectionUri()), timeout);
     }
 
-    /** DomainService.Suspend. */
+    /**
+     * Pauses the domain's processors. Its block jobs go on.
+     * <br>Mirrors virDomainSuspend.
+     * <br>Errors:
+     * <br>- those of every call.
+     * <br>- OPERATION_INVALID -&gt; FAILED_PRECONDITION (the domain is not running), start it first.
+     */
     public SuspendResponse suspend(SuspendRequest request) throws VirtblockException {
         return calls.unary(Methods.SUSPEND, Completion.of(request, calls.connectionUri()), timeout);
     }
 
-    /** DomainService.Resume. */
+    /**
+     * Lets a paused domain go on.
+     * <br>Mirrors virDomainResume.
+     * <br>Errors:
+     * <br>- those of every call.
+     * <br>- OPERATION_INVALID -&gt; FAILED_PRECONDITION (the domain is not running), start it first.
+     */
     public ResumeResponse resume(ResumeRequest request) throws VirtblockException {
         return calls.unary(Methods.RESUME, Completion.of(request, calls.connectionUri()), timeout);
     }
 
-    /** DomainService.BlockRebase. */
+    /**
+     * With COPY starts a mirror of the disk into the image that base names; without it pulls the data of the backing images above
+     * base into the disk's own image. Returns when the job is started; the job may be over by then. End a mirror by
+     * BlockJobAbort.
+     * <br>Mirrors virDomainBlockRebase.
+     * <br>Errors:
+     * <br>- those of every call.
+     * <br>- INVALID_ARG -&gt; INVALID_ARGUMENT (disk or base is absent or not found, or flags do not go together), correct the call.
+     * <br>- ARGUMENT_UNSUPPORTED -&gt; INVALID_ARGUMENT (RELATIVE with COPY), leave the flag out.
+     * <br>- OVERFLOW -&gt; OUT_OF_RANGE (bandwidth in MiB/s is above 8796093022207), give less.
+     * <br>- OPERATION_INVALID -&gt; FAILED_PRECONDITION (the domain must be running or transient, see the message), start it, or make it
+     *   transient.
+     * <br>- CONFIG_UNSUPPORTED -&gt; FAILED_PRECONDITION (the destination exists and is not empty, has another size, or its format does
+     *   not fit), choose another destination or flags.
+     * <br>- BLOCK_COPY_ACTIVE, OPERATION_UNSUPPORTED -&gt; FAILED_PRECONDITION (a job runs on the disk, a mirror or another one; or
+     *   block jobs cannot work on this kind of disk), end the job by BlockJobAbort.
+     * <br>- SYSTEM_ERROR -&gt; by errno (NOT_FOUND, PERMISSION_DENIED, ALREADY_EXISTS, RESOURCE_EXHAUSTED, else INTERNAL; an image could
+     *   not be used), mend what the message names.
+     * <br>- INVALID_ARG -&gt; ALREADY_EXISTS with the ErrorInfo reason REQUEST_ID_REUSED (other arguments than the first time), choose
+     *   another request_id.
+     * <br>- INTERNAL_ERROR, OPERATION_FAILED -&gt; INTERNAL (the hypervisor refused), read the message.
+     */
     public BlockRebaseResponse blockRebase(BlockRebaseRequest request) throws VirtblockException {
         return calls.unary(Methods.BLOCK_REBASE, Completion.of(request, calls.connectionUri()), timeout);
     }
 
-    /** DomainService.BlockCopy. */
+    /**
+     * Starts a mirror of the disk into the destination that dest_xml describes. Returns when the job is started. End it by
+     * BlockJobAbort.
+     * <br>Mirrors virDomainBlockCopy.
+     * <br>Errors:
+     * <br>- those of every call.
+     * <br>- INVALID_ARG -&gt; INVALID_ARGUMENT (something is absent, not found or out of range), correct the call.
+     * <br>- ARGUMENT_UNSUPPORTED -&gt; INVALID_ARGUMENT (unknown parameter), leave it out.
+     * <br>- XML_DETAIL, XML_ERROR, NO_SOURCE -&gt; INVALID_ARGUMENT (dest_xml cannot be used), correct it.
+     * <br>- NO_SUPPORT -&gt; UNIMPLEMENTED (pivot_persistent), see there.
+     * <br>- OPERATION_INVALID -&gt; FAILED_PRECONDITION (the domain must be running or transient, see the message), start it, or make it
+     *   transient.
+     * <br>- CONFIG_UNSUPPORTED -&gt; FAILED_PRECONDITION (the destination exists and is not empty, has another size, or its format does
+     *   not fit), choose another destination or flags.
+     * <br>- BLOCK_COPY_ACTIVE, OPERATION_UNSUPPORTED -&gt; FAILED_PRECONDITION (a job runs on the disk, a mirror or another one; or
+     *   block jobs cannot work on this kind of disk), end the job by BlockJobAbort.
+     * <br>- SYSTEM_ERROR -&gt; by errno (NOT_FOUND, PERMISSION_DENIED, ALREADY_EXISTS, RESOURCE_EXHAUSTED, else INTERNAL; an image could
+     *   not be used), mend what the message names.
+     * <br>- INVALID_ARG -&gt; ALREADY_EXISTS with the ErrorInfo reason REQUEST_ID_REUSED (other arguments than the first time), choose
+     *   another request_id.
+     * <br>- NO_DOMAIN_CHECKPOINT -&gt; NOT_FOUND (no bitmap of that name), see ListBlockBitmaps; CHECKPOINT_INCONSISTENT -&gt;
+     *   FAILED_PRECONDITION (the bitmap does not mark all that was written), make a whole copy.
+     * <br>- INTERNAL_ERROR, OPERATION_FAILED -&gt; INTERNAL (the hypervisor refused), read the message.
+     */
     public BlockCopyResponse blockCopy(BlockCopyRequest request) throws VirtblockException {
         return calls.unary(Methods.BLOCK_COPY, Completion.of(request, calls.connectionUri()), timeout);
     }
 
-    /** DomainService.BlockPull. */
+    /**
+     * Pulls the data of all backing images into the disk's own image. Returns when the job is started. It ends by itself.
+     * <br>Mirrors virDomainBlockPull.
+     * <br>Errors:
+     * <br>- those of every call.
+     * <br>- INVALID_ARG -&gt; INVALID_ARGUMENT (disk is absent or not found), correct the call.
+     * <br>- OVERFLOW -&gt; OUT_OF_RANGE (bandwidth in MiB/s is above 8796093022207), give less.
+     * <br>- OPERATION_INVALID -&gt; FAILED_PRECONDITION (the domain is not running), start it.
+     * <br>- BLOCK_COPY_ACTIVE, OPERATION_UNSUPPORTED -&gt; FAILED_PRECONDITION (a job runs on the disk, a mirror or another one; or
+     *   block jobs cannot work on this kind of disk), end the job by BlockJobAbort.
+     * <br>- SYSTEM_ERROR -&gt; by errno (NOT_FOUND, PERMISSION_DENIED, ALREADY_EXISTS, RESOURCE_EXHAUSTED, else INTERNAL; an image could
+     *   not be used), mend what the message names.
+     * <br>- INVALID_ARG -&gt; ALREADY_EXISTS with the ErrorInfo reason REQUEST_ID_REUSED (other arguments than the first time), choose
+     *   another request_id.
+     * <br>- INTERNAL_ERROR, OPERATION_FAILED -&gt; INTERNAL (the hypervisor refused), read the message.
+     */
     public BlockPullResponse blockPull(BlockPullRequest request) throws VirtblockException {
         return calls.unary(Methods.BLOCK_PULL, Completion.of(request, calls.connectionUri()), timeout);
     }
 
-    /** DomainService.BlockCommit. */
+    /**
+     * Merges the data of the images from top down to above base into base. Returns when the job is started. An inactive commit
+     * ends by itself; an active one, with ACTIVE, by BlockJobAbort.
+     * <br>Mirrors virDomainBlockCommit.
+     * <br>Errors:
+     * <br>- those of every call.
+     * <br>- INVALID_ARG -&gt; INVALID_ARGUMENT (disk, base or top is not found, or they and the flags do not go together), correct the
+     *   call.
+     * <br>- OVERFLOW -&gt; OUT_OF_RANGE (bandwidth in MiB/s is above 8796093022207), give less.
+     * <br>- OPERATION_INVALID -&gt; FAILED_PRECONDITION (the domain is not running), start it.
+     * <br>- CONFIG_UNSUPPORTED -&gt; FAILED_PRECONDITION (the disk is empty), insert a medium.
+     * <br>- BLOCK_COPY_ACTIVE, OPERATION_UNSUPPORTED -&gt; FAILED_PRECONDITION (a job runs on the disk, a mirror or another one; or
+     *   block jobs cannot work on this kind of disk), end the job by BlockJobAbort.
+     * <br>- SYSTEM_ERROR -&gt; by errno (NOT_FOUND, PERMISSION_DENIED, ALREADY_EXISTS, RESOURCE_EXHAUSTED, else INTERNAL; an image could
+     *   not be used), mend what the message names.
+     * <br>- INVALID_ARG -&gt; ALREADY_EXISTS with the ErrorInfo reason REQUEST_ID_REUSED (other arguments than the first time), choose
+     *   another request_id.
+     * <br>- INTERNAL_ERROR, OPERATION_FAILED -&gt; INTERNAL (the hypervisor refused), read the message.
+     */
     public BlockCommitResponse blockCommit(BlockCommitRequest request) throws VirtblockException {
         return calls.unary(Methods.BLOCK_COMMIT, Completion.of(request, calls.connectionUri()), timeout);
     }
 
-    /** DomainService.BlockJobAbort. */
+    /**
+     * Ends the disk's job: with PIVOT the domain goes on with the destination, without it with the source. Waits for the end
+     * unless ASYNC is given. No image is deleted. The call's own deadline ends the call, not the ending.
+     * <br>Mirrors virDomainBlockJobAbort.
+     * <br>Errors:
+     * <br>- those of every call.
+     * <br>- INVALID_ARG -&gt; INVALID_ARGUMENT (disk is absent, not found or without a job), look for the last job by ListBlockJobs.
+     * <br>- BLOCK_COPY_ACTIVE -&gt; FAILED_PRECONDITION (PIVOT and the job is not READY), wait by WaitBlockJob.
+     * <br>- OPERATION_INVALID -&gt; FAILED_PRECONDITION (it is being ended already, or the domain is not running), wait by WaitBlockJob.
+     * <br>- OPERATION_FAILED -&gt; INTERNAL (the pivot failed; the domain uses its source), read the message.
+     */
     public BlockJobAbortResponse blockJobAbort(BlockJobAbortRequest request) throws VirtblockException {
         return calls.unary(Methods.BLOCK_JOB_ABORT, Completion.of(request, calls.connectionUri()), timeout);
     }
 
-    /** DomainService.GetBlockJobInfo. */
+    /**
+     * Answers what the disk's job is doing. For more, and after its end, see BlockJobService.
+     * <br>Mirrors virDomainGetBlockJobInfo.
+     * <br>Errors:
+     * <br>- those of every call.
+     * <br>- INVALID_ARG -&gt; INVALID_ARGUMENT (disk is absent or not found, or unknown flags), correct the call.
+     * <br>- OPERATION_INVALID -&gt; FAILED_PRECONDITION (the domain is not running), start it.
+     */
     public GetBlockJobInfoResponse getBlockJobInfo(GetBlockJobInfoRequest request) throws VirtblockException {
         return calls.unary(Methods.GET_BLOCK_JOB_INFO, Completion.of(request, calls.connectionUri()), timeout);
     }
 
-    /** DomainService.BlockJobSetSpeed. */
+    /**
+     * Changes the speed limit of the disk's job, at once and in any state.
+     * <br>Mirrors virDomainBlockJobSetSpeed.
+     * <br>Errors:
+     * <br>- those of every call.
+     * <br>- OVERFLOW -&gt; OUT_OF_RANGE (bandwidth in MiB/s is above 8796093022207), give less.
+     * <br>- INVALID_ARG -&gt; INVALID_ARGUMENT (disk is absent, not found or without a job), correct the call.
+     * <br>- OPERATION_INVALID -&gt; FAILED_PRECONDITION (the domain is not running), start it.
+     */
     public BlockJobSetSpeedResponse blockJobSetSpeed(BlockJobSetSpeedRequest request) throws VirtblockException {
         return calls.unary(Methods.BLOCK_JOB_SET_SPEED, Completion.of(request, calls.connectionUri()), timeout);
     }
 
-    /** DomainService.BlockResize. */
+    /**
+     * Changes the length of a disk. Refused while a job runs on it.
+     * <br>Mirrors virDomainBlockResize.
+     * <br>Errors:
+     * <br>- those of every call.
+     * <br>- INVALID_ARG -&gt; INVALID_ARGUMENT (disk is absent or not found), correct the call.
+     * <br>- OVERFLOW -&gt; OUT_OF_RANGE (size is too large), give less.
+     * <br>- OPERATION_INVALID -&gt; FAILED_PRECONDITION (not in this state), see the message.
+     * <br>- BLOCK_COPY_ACTIVE -&gt; FAILED_PRECONDITION (our engine runs a job on it), INTERNAL_ERROR -&gt; INTERNAL (the hypervisor runs
+     *   one), end it by BlockJobAbort.
+     */
     public BlockResizeResponse blockResize(BlockResizeRequest request) throws VirtblockException {
         return calls.unary(Methods.BLOCK_RESIZE, Completion.of(request, calls.connectionUri()), timeout);
     }
 
-    /** DomainService.GetBlockInfo. */
+    /**
+     * Answers the sizes of a disk.
+     * <br>Mirrors virDomainGetBlockInfo.
+     * <br>Errors:
+     * <br>- those of every call.
+     * <br>- INVALID_ARG -&gt; INVALID_ARGUMENT (disk is absent or not found), correct the call.
+     * <br>- SYSTEM_ERROR -&gt; by errno (the image cannot be read), mend what the message names.
+     */
     public GetBlockInfoResponse getBlockInfo(GetBlockInfoRequest request) throws VirtblockException {
         return calls.unary(Methods.GET_BLOCK_INFO, Completion.of(request, calls.connectionUri()), timeout);
     }
 
-    /** DomainService.BlockStats. */
+    /**
+     * Answers how much the guest read from and wrote to a disk.
+     * <br>Mirrors virDomainBlockStats.
+     * <br>Errors:
+     * <br>- those of every call.
+     * <br>- INVALID_ARG -&gt; INVALID_ARGUMENT (disk is absent or not found), correct the call.
+     * <br>- OPERATION_INVALID -&gt; FAILED_PRECONDITION (the domain is not running), start it first.
+     */
     public BlockStatsResponse blockStats(BlockStatsRequest request) throws VirtblockException {
         return calls.unary(Methods.BLOCK_STATS, Completion.of(request, calls.connectionUri()), timeout);
     }
 
-    /** DomainService.Save. */
+    /**
+     * Saves a running domain's memory to a file and stops it. Refused while a block job runs.
+     * <br>Mirrors virDomainSave.
+     * <br>Errors:
+     * <br>- those of every call.
+     * <br>- INVALID_ARG -&gt; INVALID_ARGUMENT (to is absent), correct the call.
+     * <br>- OPERATION_INVALID, BLOCK_COPY_ACTIVE -&gt; FAILED_PRECONDITION (not in this state, or a job runs on a disk of it), end it by
+     *   BlockJobAbort.
+     */
     public SaveResponse save(SaveRequest request) throws VirtblockException {
         return calls.unary(Methods.SAVE, Completion.of(request, calls.connectionUri()), timeout);
     }
 
-    /** DomainService.SaveFlags. */
+    /**
+     * Saves a running domain's memory to a file and stops it. Refused while a block job runs.
+     * <br>Mirrors virDomainSaveFlags.
+     * <br>Errors:
+     * <br>- those of every call.
+     * <br>- INVALID_ARG -&gt; INVALID_ARGUMENT (to is absent, or flags do not go together), correct the call.
+     * <br>- OPERATION_INVALID, BLOCK_COPY_ACTIVE -&gt; FAILED_PRECONDITION (not in this state, or a job runs on a disk of it), end it by
+     *   BlockJobAbort.
+     */
     public SaveFlagsResponse saveFlags(SaveFlagsRequest request) throws VirtblockException {
         return calls.unary(Methods.SAVE_FLAGS, Completion.of(request, calls.connectionUri()), timeout);
     }
 
-    /** DomainService.ManagedSave. */
+    /**
+     * Saves a running domain's memory where libvirt keeps it, and stops it; the next start restores it. Refused while a block job
+     * runs.
+     * <br>Mirrors virDomainManagedSave.
+     * <br>Errors:
+     * <br>- those of every call.
+     * <br>- INVALID_ARG -&gt; INVALID_ARGUMENT (unknown flags), correct the call.
+     * <br>- OPERATION_INVALID, BLOCK_COPY_ACTIVE -&gt; FAILED_PRECONDITION (not in this state, or a job runs on a disk of it), end it by
+     *   BlockJobAbort.
+     */
     public ManagedSaveResponse managedSave(ManagedSaveRequest request) throws VirtblockException {
         return calls.unary(Methods.MANAGED_SAVE, Completion.of(request, calls.connectionUri()), timeout);
     }
 
-    /** DomainService.SnapshotCreateXML. */
+    /**
+     * Takes a snapshot. Refused while a block job runs on a disk that belongs to it.
+     * <br>Mirrors virDomainSnapshotCreateXML.
+     * <br>Errors:
+     * <br>- those of every call.
+     * <br>- INVALID_ARG -&gt; INVALID_ARGUMENT (flags do not go together), correct the call.
+     * <br>- XML_DETAIL, XML_ERROR -&gt; INVALID_ARGUMENT (the XML cannot be used), correct it.
+     * <br>- CONFIG_UNSUPPORTED -&gt; FAILED_PRECONDITION (the domain's disks do not allow it), see the message.
+     * <br>- OPERATION_INVALID, BLOCK_COPY_ACTIVE -&gt; FAILED_PRECONDITION (not in this state, or a job runs on a disk of it), end it by
+     *   BlockJobAbort.
+     */
     public SnapshotCreateXMLResponse snapshotCreateXML(SnapshotCreateXMLRequest request) throws VirtblockException {
         return calls.unary(Methods.SNAPSHOT_CREATE_XML, Completion.of(request, calls.connectionUri()), timeout);
     }
 
-    /** DomainService.RevertToSnapshot. */
+    /**
+     * Takes the domain back to a snapshot. Refused while a block job runs.
+     * <br>Mirrors virDomainRevertToSnapshot.
+     * <br>Errors:
+     * <br>- those of every call.
+     * <br>- NO_DOMAIN_SNAPSHOT -&gt; NOT_FOUND (no such snapshot), do not retry.
+     * <br>- SNAPSHOT_REVERT_RISKY -&gt; FAILED_PRECONDITION (something may be lost), add FORCE.
+     * <br>- INVALID_ARG -&gt; INVALID_ARGUMENT (unknown flags), correct the call.
+     * <br>- OPERATION_INVALID, BLOCK_COPY_ACTIVE -&gt; FAILED_PRECONDITION (not in this state, or a job runs on a disk of it), end it by
+     *   BlockJobAbort.
+     */
     public RevertToSnapshotResponse revertToSnapshot(RevertToSnapshotRequest request) throws VirtblockException {
         return calls.unary(Methods.REVERT_TO_SNAPSHOT, Completion.of(request, calls.connectionUri()), timeout);
     }
 
-    /** DomainService.DetachDevice. */
+    /**
+     * Takes a device from an active domain. Refused for a disk that a block job runs on.
+     * <br>Mirrors virDomainDetachDevice.
+     * <br>Errors:
+     * <br>- those of every call.
+     * <br>- INVALID_ARG -&gt; INVALID_ARGUMENT (the XML is empty, or unknown flags), correct the call.
+     * <br>- XML_DETAIL, XML_ERROR -&gt; INVALID_ARGUMENT (the XML cannot be used), correct it.
+     * <br>- DEVICE_MISSING -&gt; NOT_FOUND (the domain has no such device), nothing to do.
+     * <br>- OPERATION_INVALID, BLOCK_COPY_ACTIVE, OPERATION_UNSUPPORTED -&gt; FAILED_PRECONDITION (not in this state, or a job runs on
+     *   the disk), end it by BlockJobAbort.
+     */
     public DetachDeviceResponse detachDevice(DetachDeviceRequest request) throws VirtblockException {
         return calls.unary(Methods.DETACH_DEVICE, Completion.of(request, calls.connectionUri()), timeout);
     }
 
-    /** DomainService.DetachDeviceFlags. */
+    /**
+     * Takes a device from a domain, its definition, or both. Refused for a disk that a block job runs on.
+     * <br>Mirrors virDomainDetachDeviceFlags.
+     * <br>Errors:
+     * <br>- those of every call.
+     * <br>- INVALID_ARG -&gt; INVALID_ARGUMENT (the XML is empty, or unknown flags), correct the call.
+     * <br>- XML_DETAIL, XML_ERROR -&gt; INVALID_ARGUMENT (the XML cannot be used), correct it.
+     * <br>- DEVICE_MISSING -&gt; NOT_FOUND (the domain has no such device), nothing to do.
+     * <br>- OPERATION_INVALID, BLOCK_COPY_ACTIVE, OPERATION_UNSUPPORTED -&gt; FAILED_PRECONDITION (not in this state, or a job runs on
+     *   the disk), end it by BlockJobAbort.
+     */
     public DetachDeviceFlagsResponse detachDeviceFlags(DetachDeviceFlagsRequest request) throws VirtblockException {
         return calls.unary(Methods.DETACH_DEVICE_FLAGS, Completion.of(request, calls.connectionUri()), timeout);
     }
 
-    /** DomainService.ListDisks. */
+    /**
+     * Answers the domain's disks with their backing chains, read now. libvirt has no such call: the same is in the XML, where a
+     * shut-off domain's lacks the chains.
+     * <br>Errors: those of every call.
+     */
     public ListDisksResponse listDisks(ListDisksRequest request) throws VirtblockException {
         return calls.unary(Methods.LIST_DISKS, Completion.of(request, calls.connectionUri()), timeout);
     }

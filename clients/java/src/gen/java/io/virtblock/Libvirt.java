@@ -3,470 +3,859 @@
 
 package io.virtblock;
 
-/** libvirt's flags and numbers under libvirt's names; the contract's comments say what each means. */
+/** libvirt's flags and numbers under libvirt's names. */
 public final class Libvirt {
     private Libvirt() {}
 
-    // ErrorNumber
+    // What went wrong (virErrorNumber), in each of libvirt's own meanings.
+    /** No error. */
     public static final int VIR_ERR_OK = 0;
+    /** Something failed inside libvirt, the hypervisor or the server. */
     public static final int VIR_ERR_INTERNAL_ERROR = 1;
+    /** Memory ran out. */
     public static final int VIR_ERR_NO_MEMORY = 2;
+    /** The connection's driver lacks this call. */
     public static final int VIR_ERR_NO_SUPPORT = 3;
+    /** A host name has no address. */
     public static final int VIR_ERR_UNKNOWN_HOST = 4;
+    /** The hypervisor cannot be reached. */
     public static final int VIR_ERR_NO_CONNECT = 5;
+    /** The connection is not a valid one. */
     public static final int VIR_ERR_INVALID_CONN = 6;
+    /** The domain is not a valid one. */
     public static final int VIR_ERR_INVALID_DOMAIN = 7;
+    /** An argument is wrong. */
     public static final int VIR_ERR_INVALID_ARG = 8;
+    /** The operation was tried and failed. */
     public static final int VIR_ERR_OPERATION_FAILED = 9;
+    /** An HTTP GET failed. */
     public static final int VIR_ERR_GET_FAILED = 10;
+    /** An HTTP POST failed. */
     public static final int VIR_ERR_POST_FAILED = 11;
+    /** An HTTP answer was not expected. */
     public static final int VIR_ERR_HTTP_ERROR = 12;
+    /** An S-expression could not be written. */
     public static final int VIR_ERR_SEXPR_SERIAL = 13;
+    /** Xen's control interface could not be opened. */
     public static final int VIR_ERR_NO_XEN = 14;
+    /** A Xen call failed. */
     public static final int VIR_ERR_XEN_CALL = 15;
+    /** The type of guest system is not known. */
     public static final int VIR_ERR_OS_TYPE = 16;
+    /** The XML names no kernel. */
     public static final int VIR_ERR_NO_KERNEL = 17;
+    /** The XML names no root device. */
     public static final int VIR_ERR_NO_ROOT = 18;
+    /** A device has no source. */
     public static final int VIR_ERR_NO_SOURCE = 19;
+    /** A device has no target. */
     public static final int VIR_ERR_NO_TARGET = 20;
+    /** The XML gives no name. */
     public static final int VIR_ERR_NO_NAME = 21;
+    /** The XML gives no guest system. */
     public static final int VIR_ERR_NO_OS = 22;
+    /** The XML gives no devices. */
     public static final int VIR_ERR_NO_DEVICE = 23;
+    /** Xen's store could not be opened. */
     public static final int VIR_ERR_NO_XENSTORE = 24;
+    /** There are too many drivers. */
     public static final int VIR_ERR_DRIVER_FULL = 25;
+    /** A call of the driver is not supported. */
     public static final int VIR_ERR_CALL_FAILED = 26;
+    /** The XML does not describe what it should. */
     public static final int VIR_ERR_XML_ERROR = 27;
+    /** The domain exists already. */
     public static final int VIR_ERR_DOM_EXIST = 28;
+    /** The connection is read-only. */
     public static final int VIR_ERR_OPERATION_DENIED = 29;
+    /** A configuration file could not be opened. */
     public static final int VIR_ERR_OPEN_FAILED = 30;
+    /** A configuration file could not be read. */
     public static final int VIR_ERR_READ_FAILED = 31;
+    /** A configuration file could not be parsed. */
     public static final int VIR_ERR_PARSE_FAILED = 32;
+    /** A configuration file has a mistake in its syntax. */
     public static final int VIR_ERR_CONF_SYNTAX = 33;
+    /** A configuration file could not be written. */
     public static final int VIR_ERR_WRITE_FAILED = 34;
+    /** The XML is not well formed; the message says where. */
     public static final int VIR_ERR_XML_DETAIL = 35;
+    /** The network is not a valid one. */
     public static final int VIR_ERR_INVALID_NETWORK = 36;
+    /** The network exists already. */
     public static final int VIR_ERR_NETWORK_EXIST = 37;
+    /** A system call failed; int1 is its errno. */
     public static final int VIR_ERR_SYSTEM_ERROR = 38;
+    /** The wire to libvirt failed. */
     public static final int VIR_ERR_RPC = 39;
+    /** TLS failed. */
     public static final int VIR_ERR_GNUTLS_ERROR = 40;
+    /** The network driver did not start. */
     public static final int VIR_WAR_NO_NETWORK = 41;
+    /** There is no such domain. */
     public static final int VIR_ERR_NO_DOMAIN = 42;
+    /** There is no such network. */
     public static final int VIR_ERR_NO_NETWORK = 43;
+    /** The MAC address is not a valid one. */
     public static final int VIR_ERR_INVALID_MAC = 44;
+    /** Authentication failed. */
     public static final int VIR_ERR_AUTH_FAILED = 45;
+    /** The storage pool is not a valid one. */
     public static final int VIR_ERR_INVALID_STORAGE_POOL = 46;
+    /** The storage volume is not a valid one. */
     public static final int VIR_ERR_INVALID_STORAGE_VOL = 47;
+    /** The storage driver did not start. */
     public static final int VIR_WAR_NO_STORAGE = 48;
+    /** There is no such storage pool. */
     public static final int VIR_ERR_NO_STORAGE_POOL = 49;
+    /** There is no such storage volume. */
     public static final int VIR_ERR_NO_STORAGE_VOL = 50;
+    /** The node device driver did not start. */
     public static final int VIR_WAR_NO_NODE = 51;
+    /** The node device is not a valid one. */
     public static final int VIR_ERR_INVALID_NODE_DEVICE = 52;
+    /** There is no such node device. */
     public static final int VIR_ERR_NO_NODE_DEVICE = 53;
+    /** The security model is not known. */
     public static final int VIR_ERR_NO_SECURITY_MODEL = 54;
+    /** The operation does not fit the present state. */
     public static final int VIR_ERR_OPERATION_INVALID = 55;
+    /** The interface driver did not start. */
     public static final int VIR_WAR_NO_INTERFACE = 56;
+    /** There is no such interface. */
     public static final int VIR_ERR_NO_INTERFACE = 57;
+    /** The interface is not a valid one. */
     public static final int VIR_ERR_INVALID_INTERFACE = 58;
+    /** More than one interface fits. */
     public static final int VIR_ERR_MULTIPLE_INTERFACES = 59;
+    /** The network filter driver did not start. */
     public static final int VIR_WAR_NO_NWFILTER = 60;
+    /** The network filter is not a valid one. */
     public static final int VIR_ERR_INVALID_NWFILTER = 61;
+    /** There is no such network filter. */
     public static final int VIR_ERR_NO_NWFILTER = 62;
+    /** A firewall rule could not be made. */
     public static final int VIR_ERR_BUILD_FIREWALL = 63;
+    /** The secret driver did not start. */
     public static final int VIR_WAR_NO_SECRET = 64;
+    /** The secret is not a valid one. */
     public static final int VIR_ERR_INVALID_SECRET = 65;
+    /** There is no such secret. */
     public static final int VIR_ERR_NO_SECRET = 66;
+    /** The configuration asks for what is not supported. */
     public static final int VIR_ERR_CONFIG_UNSUPPORTED = 67;
+    /** The operation took too long, as waiting for another one on the same domain. */
     public static final int VIR_ERR_OPERATION_TIMEOUT = 68;
+    /** After a migration the definition could not be kept. */
     public static final int VIR_ERR_MIGRATE_PERSIST_FAILED = 69;
+    /** A hook script failed. */
     public static final int VIR_ERR_HOOK_SCRIPT_FAILED = 70;
+    /** The snapshot is not a valid one. */
     public static final int VIR_ERR_INVALID_DOMAIN_SNAPSHOT = 71;
+    /** There is no such snapshot. */
     public static final int VIR_ERR_NO_DOMAIN_SNAPSHOT = 72;
+    /** The stream is not a valid one. */
     public static final int VIR_ERR_INVALID_STREAM = 73;
+    /** An argument is right but not supported. */
     public static final int VIR_ERR_ARGUMENT_UNSUPPORTED = 74;
+    /** The format of storage could not be recognised. */
     public static final int VIR_ERR_STORAGE_PROBE_FAILED = 75;
+    /** The storage pool was built before. */
     public static final int VIR_ERR_STORAGE_POOL_BUILT = 76;
+    /** Going back to the snapshot may lose something; it needs force. */
     public static final int VIR_ERR_SNAPSHOT_REVERT_RISKY = 77;
+    /** The operation was ended on request. */
     public static final int VIR_ERR_OPERATION_ABORTED = 78;
+    /** Authentication was cancelled. */
     public static final int VIR_ERR_AUTH_CANCELLED = 79;
+    /** The domain has no such metadata. */
     public static final int VIR_ERR_NO_DOMAIN_METADATA = 80;
+    /** The migration may harm data. */
     public static final int VIR_ERR_MIGRATE_UNSAFE = 81;
+    /** A number is too large. */
     public static final int VIR_ERR_OVERFLOW = 82;
+    /** A block job is in the way, or is not READY for a pivot. */
     public static final int VIR_ERR_BLOCK_COPY_ACTIVE = 83;
+    /** The operation is not supported on this object. */
     public static final int VIR_ERR_OPERATION_UNSUPPORTED = 84;
+    /** SSH failed. */
     public static final int VIR_ERR_SSH = 85;
+    /** The guest agent does not answer. */
     public static final int VIR_ERR_AGENT_UNRESPONSIVE = 86;
+    /** Another user holds the resource. */
     public static final int VIR_ERR_RESOURCE_BUSY = 87;
+    /** An access rule forbids it. */
     public static final int VIR_ERR_ACCESS_DENIED = 88;
+    /** A D-Bus service failed. */
     public static final int VIR_ERR_DBUS_SERVICE = 89;
+    /** The storage volume exists already. */
     public static final int VIR_ERR_STORAGE_VOL_EXIST = 90;
+    /** The processors are not compatible. */
     public static final int VIR_ERR_CPU_INCOMPATIBLE = 91;
+    /** The XML does not follow its schema. */
     public static final int VIR_ERR_XML_INVALID_SCHEMA = 92;
+    /** The migration's last step succeeded in spite of an error. */
     public static final int VIR_ERR_MIGRATE_FINISH_OK = 93;
+    /** Authentication cannot be had. */
     public static final int VIR_ERR_AUTH_UNAVAILABLE = 94;
+    /** There is no such server inside the daemon. */
     public static final int VIR_ERR_NO_SERVER = 95;
+    /** There is no such client of the daemon. */
     public static final int VIR_ERR_NO_CLIENT = 96;
+    /** The guest agent answered out of step. */
     public static final int VIR_ERR_AGENT_UNSYNCED = 97;
+    /** libssh failed. */
     public static final int VIR_ERR_LIBSSH = 98;
+    /** The domain has no such device. */
     public static final int VIR_ERR_DEVICE_MISSING = 99;
+    /** The network filter binding is not a valid one. */
     public static final int VIR_ERR_INVALID_NWFILTER_BINDING = 100;
+    /** There is no such network filter binding. */
     public static final int VIR_ERR_NO_NWFILTER_BINDING = 101;
+    /** The checkpoint is not a valid one. */
     public static final int VIR_ERR_INVALID_DOMAIN_CHECKPOINT = 102;
+    /** There is no such checkpoint. */
     public static final int VIR_ERR_NO_DOMAIN_CHECKPOINT = 103;
+    /** There is no such backup job. */
     public static final int VIR_ERR_NO_DOMAIN_BACKUP = 104;
+    /** The network port is not a valid one. */
     public static final int VIR_ERR_INVALID_NETWORK_PORT = 105;
+    /** The network port exists already. */
     public static final int VIR_ERR_NETWORK_PORT_EXIST = 106;
+    /** There is no such network port. */
     public static final int VIR_ERR_NO_NETWORK_PORT = 107;
+    /** The guest's host name cannot be found. */
     public static final int VIR_ERR_NO_HOSTNAME = 108;
+    /** A checkpoint's data cannot be trusted. */
     public static final int VIR_ERR_CHECKPOINT_INCONSISTENT = 109;
+    /** More than one domain fits. */
     public static final int VIR_ERR_MULTIPLE_DOMAINS = 110;
 
-    // ErrorLevel
+    // How grave an error is (virErrorLevel).
+    /** No error. */
     public static final int VIR_ERR_NONE = 0;
+    /** A warning: the call went on. */
     public static final int VIR_ERR_WARNING = 1;
+    /** An error: the call failed. */
     public static final int VIR_ERR_ERROR = 2;
 
-    // ErrorDomain
+    // Which part found an error (virErrorDomain).
+    /** No part in particular; checks of typed parameters. */
     public static final int VIR_FROM_NONE = 0;
+    /** Xen driver. */
     public static final int VIR_FROM_XEN = 1;
+    /** Xen's old daemon. */
     public static final int VIR_FROM_XEND = 2;
+    /** Xen's store. */
     public static final int VIR_FROM_XENSTORE = 3;
+    /** S-expressions. */
     public static final int VIR_FROM_SEXPR = 4;
+    /** XML. */
     public static final int VIR_FROM_XML = 5;
+    /** Handles of domains. */
     public static final int VIR_FROM_DOM = 6;
+    /** Wire protocol. */
     public static final int VIR_FROM_RPC = 7;
+    /** Old Xen proxy. */
     public static final int VIR_FROM_PROXY = 8;
+    /** Configuration files. */
     public static final int VIR_FROM_CONF = 9;
+    /** QEMU driver. */
     public static final int VIR_FROM_QEMU = 10;
+    /** Old network code. */
     public static final int VIR_FROM_NET = 11;
+    /** Test driver. */
     public static final int VIR_FROM_TEST = 12;
+    /** Remote driver. */
     public static final int VIR_FROM_REMOTE = 13;
+    /** OpenVZ driver. */
     public static final int VIR_FROM_OPENVZ = 14;
+    /** Xen's XM files. */
     public static final int VIR_FROM_XENXM = 15;
+    /** Statistics on Linux. */
     public static final int VIR_FROM_STATS_LINUX = 16;
+    /** LXC driver. */
     public static final int VIR_FROM_LXC = 17;
+    /** Storage and backing chains. */
     public static final int VIR_FROM_STORAGE = 18;
+    /** Network driver. */
     public static final int VIR_FROM_NETWORK = 19;
+    /** Domains in general; checks of arguments. */
     public static final int VIR_FROM_DOMAIN = 20;
+    /** User Mode Linux driver. */
     public static final int VIR_FROM_UML = 21;
+    /** Node devices. */
     public static final int VIR_FROM_NODEDEV = 22;
+    /** Xen's watch of files. */
     public static final int VIR_FROM_XEN_INOTIFY = 23;
+    /** Security labels. */
     public static final int VIR_FROM_SECURITY = 24;
+    /** VirtualBox driver. */
     public static final int VIR_FROM_VBOX = 25;
+    /** Host interfaces. */
     public static final int VIR_FROM_INTERFACE = 26;
+    /** Old OpenNebula driver. */
     public static final int VIR_FROM_ONE = 27;
+    /** ESX driver. */
     public static final int VIR_FROM_ESX = 28;
+    /** Power hypervisor driver. */
     public static final int VIR_FROM_PHYP = 29;
+    /** Secrets. */
     public static final int VIR_FROM_SECRET = 30;
+    /** Processor models. */
     public static final int VIR_FROM_CPU = 31;
+    /** XenAPI driver. */
     public static final int VIR_FROM_XENAPI = 32;
+    /** Network filters. */
     public static final int VIR_FROM_NWFILTER = 33;
+    /** Hook scripts. */
     public static final int VIR_FROM_HOOK = 34;
+    /** Snapshots. */
     public static final int VIR_FROM_DOMAIN_SNAPSHOT = 35;
+    /** Audit log. */
     public static final int VIR_FROM_AUDIT = 36;
+    /** System information. */
     public static final int VIR_FROM_SYSINFO = 37;
+    /** Streams. */
     public static final int VIR_FROM_STREAMS = 38;
+    /** VMware driver. */
     public static final int VIR_FROM_VMWARE = 39;
+    /** Event loop. */
     public static final int VIR_FROM_EVENT = 40;
+    /** libxl driver. */
     public static final int VIR_FROM_LIBXL = 41;
+    /** Lock managers. */
     public static final int VIR_FROM_LOCKING = 42;
+    /** Hyper-V driver. */
     public static final int VIR_FROM_HYPERV = 43;
+    /** Capabilities. */
     public static final int VIR_FROM_CAPABILITIES = 44;
+    /** URIs. */
     public static final int VIR_FROM_URI = 45;
+    /** Authentication. */
     public static final int VIR_FROM_AUTH = 46;
+    /** D-Bus. */
     public static final int VIR_FROM_DBUS = 47;
+    /** Parallels driver. */
     public static final int VIR_FROM_PARALLELS = 48;
+    /** Devices. */
     public static final int VIR_FROM_DEVICE = 49;
+    /** SSH. */
     public static final int VIR_FROM_SSH = 50;
+    /** Lock spaces. */
     public static final int VIR_FROM_LOCKSPACE = 51;
+    /** Control of init. */
     public static final int VIR_FROM_INITCTL = 52;
+    /** Identities of callers. */
     public static final int VIR_FROM_IDENTITY = 53;
+    /** Control groups. */
     public static final int VIR_FROM_CGROUP = 54;
+    /** Access rules. */
     public static final int VIR_FROM_ACCESS = 55;
+    /** systemd. */
     public static final int VIR_FROM_SYSTEMD = 56;
+    /** bhyve driver. */
     public static final int VIR_FROM_BHYVE = 57;
+    /** Cryptography. */
     public static final int VIR_FROM_CRYPTO = 58;
+    /** Firewall. */
     public static final int VIR_FROM_FIREWALL = 59;
+    /** polkit. */
     public static final int VIR_FROM_POLKIT = 60;
+    /** Threads. */
     public static final int VIR_FROM_THREAD = 61;
+    /** Administration of the daemon. */
     public static final int VIR_FROM_ADMIN = 62;
+    /** Log daemon. */
     public static final int VIR_FROM_LOGGING = 63;
+    /** Xen's XL files. */
     public static final int VIR_FROM_XENXL = 64;
+    /** Performance counters. */
     public static final int VIR_FROM_PERF = 65;
+    /** libssh. */
     public static final int VIR_FROM_LIBSSH = 66;
+    /** Resource control. */
     public static final int VIR_FROM_RESCTRL = 67;
+    /** firewalld. */
     public static final int VIR_FROM_FIREWALLD = 68;
+    /** Checkpoints. */
     public static final int VIR_FROM_DOMAIN_CHECKPOINT = 69;
+    /** Trusted platform modules. */
     public static final int VIR_FROM_TPM = 70;
+    /** BPF. */
     public static final int VIR_FROM_BPF = 71;
+    /** Cloud Hypervisor driver. */
     public static final int VIR_FROM_CH = 72;
 
-    // TypedParameterType
+    // Types of a typed parameter (virTypedParameterType).
+    /** No type; libvirt has no zero here. */
     public static final int VIR_TYPED_PARAM_NONE = 0;
+    /** Signed, 32 bits. */
     public static final int VIR_TYPED_PARAM_INT = 1;
+    /** Unsigned, 32 bits. */
     public static final int VIR_TYPED_PARAM_UINT = 2;
+    /** Signed, 64 bits. */
     public static final int VIR_TYPED_PARAM_LLONG = 3;
+    /** Unsigned, 64 bits. */
     public static final int VIR_TYPED_PARAM_ULLONG = 4;
+    /** Floating point, 64 bits. */
     public static final int VIR_TYPED_PARAM_DOUBLE = 5;
+    /** Truth value. */
     public static final int VIR_TYPED_PARAM_BOOLEAN = 6;
+    /** Text. */
     public static final int VIR_TYPED_PARAM_STRING = 7;
 
-    // DomainState
+    // State of a domain (virDomainState).
+    /** Not known. */
     public static final int VIR_DOMAIN_NOSTATE = 0;
+    /** Running. */
     public static final int VIR_DOMAIN_RUNNING = 1;
+    /** Waiting for a resource. */
     public static final int VIR_DOMAIN_BLOCKED = 2;
+    /** Paused. */
     public static final int VIR_DOMAIN_PAUSED = 3;
+    /** Shutting down. */
     public static final int VIR_DOMAIN_SHUTDOWN = 4;
+    /** Shut off. */
     public static final int VIR_DOMAIN_SHUTOFF = 5;
+    /** Crashed. */
     public static final int VIR_DOMAIN_CRASHED = 6;
+    /** Suspended by the guest's own power management. */
     public static final int VIR_DOMAIN_PMSUSPENDED = 7;
 
-    // DomainModificationImpact
+    // What a change reaches (virDomainModificationImpact).
+    /** The domain as it is now: live if active, else its definition. */
     public static final int VIR_DOMAIN_AFFECT_CURRENT = 0;
+    /** The running instance. */
     public static final int VIR_DOMAIN_AFFECT_LIVE = 1;
+    /** The definition. */
     public static final int VIR_DOMAIN_AFFECT_CONFIG = 2;
 
-    // DomainDeviceModifyFlags
+    // Flags of DetachDeviceFlags (virDomainDeviceModifyFlags).
+    /** As DOMAIN_AFFECT_CURRENT. */
     public static final int VIR_DOMAIN_DEVICE_MODIFY_CURRENT = 0;
+    /** As DOMAIN_AFFECT_LIVE. */
     public static final int VIR_DOMAIN_DEVICE_MODIFY_LIVE = 1;
+    /** As DOMAIN_AFFECT_CONFIG. */
     public static final int VIR_DOMAIN_DEVICE_MODIFY_CONFIG = 2;
+    /** Also against the guest's will. */
     public static final int VIR_DOMAIN_DEVICE_MODIFY_FORCE = 4;
 
-    // DomainCreateFlags
+    // Flags of Create and DomainCreateXML (virDomainCreateFlags).
+    /** No flag. */
     public static final int VIR_DOMAIN_NONE = 0;
+    /** Start it paused. */
     public static final int VIR_DOMAIN_START_PAUSED = 1;
+    /** Destroy it when the caller's connection closes. */
     public static final int VIR_DOMAIN_START_AUTODESTROY = 2;
+    /** Read a saved state past the host's cache. */
     public static final int VIR_DOMAIN_START_BYPASS_CACHE = 4;
+    /** Throw a saved state away and boot. */
     public static final int VIR_DOMAIN_START_FORCE_BOOT = 8;
+    /** Check the XML against its schema. */
     public static final int VIR_DOMAIN_START_VALIDATE = 16;
+    /** Set the firmware's variables back to their template. */
     public static final int VIR_DOMAIN_START_RESET_NVRAM = 32;
 
-    // DomainDestroyFlags
+    // Flags of Destroy (virDomainDestroyFlagsValues).
+    /** Kill it if it does not end. */
     public static final int VIR_DOMAIN_DESTROY_DEFAULT = 0;
+    /** Never kill; fail if it does not end. */
     public static final int VIR_DOMAIN_DESTROY_GRACEFUL = 1;
+    /** Remove its logs. */
     public static final int VIR_DOMAIN_DESTROY_REMOVE_LOGS = 2;
 
-    // DomainSaveRestoreFlags
+    // Flags of SaveFlags and ManagedSave (virDomainSaveRestoreFlags).
+    /** No flag. */
     public static final int VIR_DOMAIN_SAVE_NONE = 0;
+    /** Write past the host's cache. */
     public static final int VIR_DOMAIN_SAVE_BYPASS_CACHE = 1;
+    /** Restore it running. */
     public static final int VIR_DOMAIN_SAVE_RUNNING = 2;
+    /** Restore it paused. */
     public static final int VIR_DOMAIN_SAVE_PAUSED = 4;
+    /** Set the firmware's variables back at restore. */
     public static final int VIR_DOMAIN_SAVE_RESET_NVRAM = 8;
 
-    // DomainXmlFlags
+    // Flags of GetXMLDesc (virDomainXMLFlags).
+    /** No flag. */
     public static final int VIR_DOMAIN_XML_NONE = 0;
+    /** With secrets; not on a read-only connection. */
     public static final int VIR_DOMAIN_XML_SECURE = 1;
+    /** The definition, not the running instance. */
     public static final int VIR_DOMAIN_XML_INACTIVE = 2;
+    /** With the processor model as the host would make it. */
     public static final int VIR_DOMAIN_XML_UPDATE_CPU = 4;
+    /** Fit for a migration to an older libvirt. */
     public static final int VIR_DOMAIN_XML_MIGRATABLE = 8;
 
-    // BlockResizeFlags
+    // Flags of BlockResize (virDomainBlockResizeFlags).
+    /** No flag: size is in KiB. */
     public static final int VIR_DOMAIN_BLOCK_RESIZE_NONE = 0;
+    /** size is in bytes. */
     public static final int VIR_DOMAIN_BLOCK_RESIZE_BYTES = 1;
 
-    // DomainDefineFlags
+    // Flags of DomainDefineXML (virDomainDefineFlags).
+    /** No flag. */
     public static final int VIR_DOMAIN_DEFINE_NONE = 0;
+    /** Check the XML against its schema. */
     public static final int VIR_DOMAIN_DEFINE_VALIDATE = 1;
 
-    // DomainUndefineFlags
+    // Flags of Undefine (virDomainUndefineFlagsValues).
+    /** No flag. */
     public static final int VIR_DOMAIN_UNDEFINE_NONE = 0;
+    /** Also remove a managed save. */
     public static final int VIR_DOMAIN_UNDEFINE_MANAGED_SAVE = 1;
+    /** Also remove what libvirt knows of snapshots. */
     public static final int VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA = 2;
+    /** Also remove the firmware's variables. */
     public static final int VIR_DOMAIN_UNDEFINE_NVRAM = 4;
+    /** Keep the firmware's variables. */
     public static final int VIR_DOMAIN_UNDEFINE_KEEP_NVRAM = 8;
+    /** Also remove what libvirt knows of checkpoints. */
     public static final int VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA = 16;
+    /** Also remove the TPM's state. */
     public static final int VIR_DOMAIN_UNDEFINE_TPM = 32;
+    /** Keep the TPM's state. */
     public static final int VIR_DOMAIN_UNDEFINE_KEEP_TPM = 64;
 
-    // DomainListFlags
+    // Flags of ListAllDomains (virConnectListAllDomainsFlags). Each pair or group filters on its own.
+    /** No flag: all domains. */
     public static final int VIR_CONNECT_LIST_DOMAINS_NONE = 0;
+    /** Active ones. */
     public static final int VIR_CONNECT_LIST_DOMAINS_ACTIVE = 1;
+    /** Shut off ones. */
     public static final int VIR_CONNECT_LIST_DOMAINS_INACTIVE = 2;
+    /** Persistent ones. */
     public static final int VIR_CONNECT_LIST_DOMAINS_PERSISTENT = 4;
+    /** Transient ones. */
     public static final int VIR_CONNECT_LIST_DOMAINS_TRANSIENT = 8;
+    /** Those in DOMAIN_RUNNING. */
     public static final int VIR_CONNECT_LIST_DOMAINS_RUNNING = 16;
+    /** Those in DOMAIN_PAUSED. */
     public static final int VIR_CONNECT_LIST_DOMAINS_PAUSED = 32;
+    /** Those in DOMAIN_SHUTOFF. */
     public static final int VIR_CONNECT_LIST_DOMAINS_SHUTOFF = 64;
+    /** Those in any other state. */
     public static final int VIR_CONNECT_LIST_DOMAINS_OTHER = 128;
+    /** With a managed save. */
     public static final int VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE = 256;
+    /** Without a managed save. */
     public static final int VIR_CONNECT_LIST_DOMAINS_NO_MANAGEDSAVE = 512;
+    /** Started with the host. */
     public static final int VIR_CONNECT_LIST_DOMAINS_AUTOSTART = 1024;
+    /** Not started with the host. */
     public static final int VIR_CONNECT_LIST_DOMAINS_NO_AUTOSTART = 2048;
+    /** With snapshots. */
     public static final int VIR_CONNECT_LIST_DOMAINS_HAS_SNAPSHOT = 4096;
+    /** Without snapshots. */
     public static final int VIR_CONNECT_LIST_DOMAINS_NO_SNAPSHOT = 8192;
+    /** With checkpoints. */
     public static final int VIR_CONNECT_LIST_DOMAINS_HAS_CHECKPOINT = 16384;
+    /** Without checkpoints. */
     public static final int VIR_CONNECT_LIST_DOMAINS_NO_CHECKPOINT = 32768;
 
-    // BlockJobType
+    // What a block job does (virDomainBlockJobType).
+    /** Not known; for GetBlockJobInfo no job. */
     public static final int VIR_DOMAIN_BLOCK_JOB_TYPE_UNKNOWN = 0;
+    /** Pulls backing images' data up. */
     public static final int VIR_DOMAIN_BLOCK_JOB_TYPE_PULL = 1;
+    /** Mirrors the disk. */
     public static final int VIR_DOMAIN_BLOCK_JOB_TYPE_COPY = 2;
+    /** Merges images below the active one. */
     public static final int VIR_DOMAIN_BLOCK_JOB_TYPE_COMMIT = 3;
+    /** Merges the active image down. */
     public static final int VIR_DOMAIN_BLOCK_JOB_TYPE_ACTIVE_COMMIT = 4;
+    /** Backs the disk up. */
     public static final int VIR_DOMAIN_BLOCK_JOB_TYPE_BACKUP = 5;
 
-    // BlockJobStatus
+    // What became of a block job, in its events (virConnectDomainEventBlockJobStatus).
+    /** It ended well. */
     public static final int VIR_DOMAIN_BLOCK_JOB_COMPLETED = 0;
+    /** It ended by an error. */
     public static final int VIR_DOMAIN_BLOCK_JOB_FAILED = 1;
+    /** It was ended on request. */
     public static final int VIR_DOMAIN_BLOCK_JOB_CANCELED = 2;
+    /** Source and destination agree; it can be pivoted. */
     public static final int VIR_DOMAIN_BLOCK_JOB_READY = 3;
 
-    // BlockJobAbortFlags
+    // Flags of BlockJobAbort (virDomainBlockJobAbortFlags).
+    /** No flag: end it and stay with the source. */
     public static final int VIR_DOMAIN_BLOCK_JOB_ABORT_NONE = 0;
+    /** Do not wait for the end. */
     public static final int VIR_DOMAIN_BLOCK_JOB_ABORT_ASYNC = 1;
+    /** Go on with the destination. */
     public static final int VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT = 2;
 
-    // BlockJobInfoFlags
+    // Flags of GetBlockJobInfo (virDomainBlockJobInfoFlags).
+    /** No flag: bandwidth is in MiB/s. */
     public static final int VIR_DOMAIN_BLOCK_JOB_INFO_NONE = 0;
+    /** bandwidth is in bytes/s. */
     public static final int VIR_DOMAIN_BLOCK_JOB_INFO_BANDWIDTH_BYTES = 1;
 
-    // BlockJobSetSpeedFlags
+    // Flags of BlockJobSetSpeed (virDomainBlockJobSetSpeedFlags).
+    /** No flag: bandwidth is in MiB/s. */
     public static final int VIR_DOMAIN_BLOCK_JOB_SPEED_NONE = 0;
+    /** bandwidth is in bytes/s. */
     public static final int VIR_DOMAIN_BLOCK_JOB_SPEED_BANDWIDTH_BYTES = 1;
 
-    // BlockPullFlags
+    // Flags of BlockPull (virDomainBlockPullFlags).
+    /** No flag: bandwidth is in MiB/s. */
     public static final int VIR_DOMAIN_BLOCK_PULL_NONE = 0;
+    /** bandwidth is in bytes/s. */
     public static final int VIR_DOMAIN_BLOCK_PULL_BANDWIDTH_BYTES = 64;
 
-    // BlockRebaseFlags
+    // Flags of BlockRebase (virDomainBlockRebaseFlags). 4 and 8 do not mean what they mean for BlockCopy.
+    /** No flag: pull, with bandwidth in MiB/s. */
     public static final int VIR_DOMAIN_BLOCK_REBASE_NONE = 0;
+    /** Copy the top image only; the destination shares the backing images. Needs COPY. */
     public static final int VIR_DOMAIN_BLOCK_REBASE_SHALLOW = 1;
+    /** The destination exists, with its format and backing image. Needs COPY. */
     public static final int VIR_DOMAIN_BLOCK_REBASE_REUSE_EXT = 2;
+    /** The destination is raw. Needs COPY. */
     public static final int VIR_DOMAIN_BLOCK_REBASE_COPY_RAW = 4;
+    /** Mirror into base instead of pulling. */
     public static final int VIR_DOMAIN_BLOCK_REBASE_COPY = 8;
+    /** Keep backing paths relative. Not with COPY. */
     public static final int VIR_DOMAIN_BLOCK_REBASE_RELATIVE = 16;
+    /** The destination is a block device. Needs COPY. */
     public static final int VIR_DOMAIN_BLOCK_REBASE_COPY_DEV = 32;
+    /** bandwidth is in bytes/s. */
     public static final int VIR_DOMAIN_BLOCK_REBASE_BANDWIDTH_BYTES = 64;
 
-    // BlockCopyFlags
+    // Flags of BlockCopy (virDomainBlockCopyFlags).
+    /** No flag: a full copy into a new destination. */
     public static final int VIR_DOMAIN_BLOCK_COPY_NONE = 0;
+    /** Copy the top image only; the destination shares the backing images. */
     public static final int VIR_DOMAIN_BLOCK_COPY_SHALLOW = 1;
+    /** The destination exists, with its format and backing image. */
     public static final int VIR_DOMAIN_BLOCK_COPY_REUSE_EXT = 2;
+    /** The caller accepts that the job does not outlive the domain's run: allows a persistent domain. */
     public static final int VIR_DOMAIN_BLOCK_COPY_TRANSIENT_JOB = 4;
+    /** The guest's writes wait for the destination too, so the job surely becomes READY. */
     public static final int VIR_DOMAIN_BLOCK_COPY_SYNCHRONOUS_WRITES = 8;
+    /** The existing destination reads as zeroes. Since libvirt 12.2. */
     public static final int VIR_DOMAIN_BLOCK_COPY_TARGET_ZEROED = 16;
 
-    // BlockCommitFlags
+    // Flags of BlockCommit (virDomainBlockCommitFlags).
+    /** No flag. */
     public static final int VIR_DOMAIN_BLOCK_COMMIT_NONE = 0;
+    /** An absent base means the image right below top. */
     public static final int VIR_DOMAIN_BLOCK_COMMIT_SHALLOW = 1;
+    /** Delete images that are merged. libvirt's QEMU driver may refuse it. */
     public static final int VIR_DOMAIN_BLOCK_COMMIT_DELETE = 2;
+    /** top is the active image: the job stays READY until BlockJobAbort. */
     public static final int VIR_DOMAIN_BLOCK_COMMIT_ACTIVE = 4;
+    /** Keep backing paths relative. */
     public static final int VIR_DOMAIN_BLOCK_COMMIT_RELATIVE = 8;
+    /** bandwidth is in bytes/s. */
     public static final int VIR_DOMAIN_BLOCK_COMMIT_BANDWIDTH_BYTES = 16;
 
-    // DomainSnapshotCreateFlags
+    // Flags of SnapshotCreateXML (virDomainSnapshotCreateFlags).
+    /** No flag. */
     public static final int VIR_DOMAIN_SNAPSHOT_CREATE_NONE = 0;
+    /** Restore what libvirt knew of a snapshot; take none. */
     public static final int VIR_DOMAIN_SNAPSHOT_CREATE_REDEFINE = 1;
+    /** Make the redefined one the current one. */
     public static final int VIR_DOMAIN_SNAPSHOT_CREATE_CURRENT = 2;
+    /** Take it and keep nothing about it. */
     public static final int VIR_DOMAIN_SNAPSHOT_CREATE_NO_METADATA = 4;
+    /** Stop the domain after it. */
     public static final int VIR_DOMAIN_SNAPSHOT_CREATE_HALT = 8;
+    /** Disks only, no memory. */
     public static final int VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY = 16;
+    /** Use external files that exist. */
     public static final int VIR_DOMAIN_SNAPSHOT_CREATE_REUSE_EXT = 32;
+    /** Have the guest's agent freeze file systems. */
     public static final int VIR_DOMAIN_SNAPSHOT_CREATE_QUIESCE = 64;
+    /** All disks or none. */
     public static final int VIR_DOMAIN_SNAPSHOT_CREATE_ATOMIC = 128;
+    /** Let the guest run meanwhile. */
     public static final int VIR_DOMAIN_SNAPSHOT_CREATE_LIVE = 256;
+    /** Check the XML against its schema. */
     public static final int VIR_DOMAIN_SNAPSHOT_CREATE_VALIDATE = 512;
 
-    // SnapshotRevertFlags
+    // Flags of RevertToSnapshot (virDomainSnapshotRevertFlags).
+    /** No flag. */
     public static final int VIR_DOMAIN_SNAPSHOT_REVERT_NONE = 0;
+    /** Run after it. */
     public static final int VIR_DOMAIN_SNAPSHOT_REVERT_RUNNING = 1;
+    /** Stay paused after it. */
     public static final int VIR_DOMAIN_SNAPSHOT_REVERT_PAUSED = 2;
+    /** Even where something may be lost. */
     public static final int VIR_DOMAIN_SNAPSHOT_REVERT_FORCE = 4;
+    /** Set the firmware's variables back. */
     public static final int VIR_DOMAIN_SNAPSHOT_REVERT_RESET_NVRAM = 8;
 
-    // DomainEventId
+    // Kinds of domain events (virDomainEventID).
+    /** A domain's life: defined, started, stopped and the like. */
     public static final int VIR_DOMAIN_EVENT_ID_LIFECYCLE = 0;
+    /** The guest rebooted. */
     public static final int VIR_DOMAIN_EVENT_ID_REBOOT = 1;
+    /** The guest set its clock. */
     public static final int VIR_DOMAIN_EVENT_ID_RTC_CHANGE = 2;
+    /** The watchdog fired. */
     public static final int VIR_DOMAIN_EVENT_ID_WATCHDOG = 3;
+    /** A disk had an error. */
     public static final int VIR_DOMAIN_EVENT_ID_IO_ERROR = 4;
+    /** A viewer came or went. */
     public static final int VIR_DOMAIN_EVENT_ID_GRAPHICS = 5;
+    /** A disk had an error, with the reason. */
     public static final int VIR_DOMAIN_EVENT_ID_IO_ERROR_REASON = 6;
+    /** The hypervisor cannot be controlled. */
     public static final int VIR_DOMAIN_EVENT_ID_CONTROL_ERROR = 7;
+    /** A block job changed; the disk by its source's path. */
     public static final int VIR_DOMAIN_EVENT_ID_BLOCK_JOB = 8;
+    /** A disk's medium changed. */
     public static final int VIR_DOMAIN_EVENT_ID_DISK_CHANGE = 9;
+    /** A drive's tray moved. */
     public static final int VIR_DOMAIN_EVENT_ID_TRAY_CHANGE = 10;
+    /** The guest woke up. */
     public static final int VIR_DOMAIN_EVENT_ID_PMWAKEUP = 11;
+    /** The guest suspended to memory. */
     public static final int VIR_DOMAIN_EVENT_ID_PMSUSPEND = 12;
+    /** The guest's memory changed. */
     public static final int VIR_DOMAIN_EVENT_ID_BALLOON_CHANGE = 13;
+    /** The guest suspended to disk. */
     public static final int VIR_DOMAIN_EVENT_ID_PMSUSPEND_DISK = 14;
+    /** A device is gone. */
     public static final int VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED = 15;
+    /** A block job changed; the disk by its target. */
     public static final int VIR_DOMAIN_EVENT_ID_BLOCK_JOB_2 = 16;
+    /** A tunable value changed. */
     public static final int VIR_DOMAIN_EVENT_ID_TUNABLE = 17;
+    /** The guest's agent came or went. */
     public static final int VIR_DOMAIN_EVENT_ID_AGENT_LIFECYCLE = 18;
+    /** A device was added. */
     public static final int VIR_DOMAIN_EVENT_ID_DEVICE_ADDED = 19;
+    /** A migration began another pass. */
     public static final int VIR_DOMAIN_EVENT_ID_MIGRATION_ITERATION = 20;
+    /** A job of the whole domain ended. */
     public static final int VIR_DOMAIN_EVENT_ID_JOB_COMPLETED = 21;
+    /** The guest did not let a device go. */
     public static final int VIR_DOMAIN_EVENT_ID_DEVICE_REMOVAL_FAILED = 22;
+    /** The domain's metadata changed. */
     public static final int VIR_DOMAIN_EVENT_ID_METADATA_CHANGE = 23;
+    /** A disk passed its write threshold. */
     public static final int VIR_DOMAIN_EVENT_ID_BLOCK_THRESHOLD = 24;
+    /** Memory failed. */
     public static final int VIR_DOMAIN_EVENT_ID_MEMORY_FAILURE = 25;
+    /** A memory device changed its size. */
     public static final int VIR_DOMAIN_EVENT_ID_MEMORY_DEVICE_SIZE_CHANGE = 26;
 
-    // DomainEventType
+    // What a lifecycle event tells (virDomainEventType).
+    /** Defined. */
     public static final int VIR_DOMAIN_EVENT_DEFINED = 0;
+    /** Undefined. */
     public static final int VIR_DOMAIN_EVENT_UNDEFINED = 1;
+    /** Started. */
     public static final int VIR_DOMAIN_EVENT_STARTED = 2;
+    /** Paused. */
     public static final int VIR_DOMAIN_EVENT_SUSPENDED = 3;
+    /** Went on. */
     public static final int VIR_DOMAIN_EVENT_RESUMED = 4;
+    /** Stopped. */
     public static final int VIR_DOMAIN_EVENT_STOPPED = 5;
+    /** The guest shut down; the domain is not stopped yet. */
     public static final int VIR_DOMAIN_EVENT_SHUTDOWN = 6;
+    /** Suspended by its power management. */
     public static final int VIR_DOMAIN_EVENT_PMSUSPENDED = 7;
+    /** Crashed. */
     public static final int VIR_DOMAIN_EVENT_CRASHED = 8;
 
-    // DomainEventDefinedDetailType
+    // Detail of DOMAIN_EVENT_DEFINED (virDomainEventDefinedDetailType).
+    /** New. */
     public static final int VIR_DOMAIN_EVENT_DEFINED_ADDED = 0;
+    /** Changed. */
     public static final int VIR_DOMAIN_EVENT_DEFINED_UPDATED = 1;
+    /** Has a new name. */
     public static final int VIR_DOMAIN_EVENT_DEFINED_RENAMED = 2;
+    /** From a snapshot. */
     public static final int VIR_DOMAIN_EVENT_DEFINED_FROM_SNAPSHOT = 3;
 
-    // DomainEventUndefinedDetailType
+    // Detail of DOMAIN_EVENT_UNDEFINED (virDomainEventUndefinedDetailType).
+    /** Removed. */
     public static final int VIR_DOMAIN_EVENT_UNDEFINED_REMOVED = 0;
+    /** Goes on under a new name. */
     public static final int VIR_DOMAIN_EVENT_UNDEFINED_RENAMED = 1;
 
-    // DomainEventStartedDetailType
+    // Detail of DOMAIN_EVENT_STARTED (virDomainEventStartedDetailType).
+    /** Booted. */
     public static final int VIR_DOMAIN_EVENT_STARTED_BOOTED = 0;
+    /** Came from another host. */
     public static final int VIR_DOMAIN_EVENT_STARTED_MIGRATED = 1;
+    /** From a saved state. */
     public static final int VIR_DOMAIN_EVENT_STARTED_RESTORED = 2;
+    /** From a snapshot. */
     public static final int VIR_DOMAIN_EVENT_STARTED_FROM_SNAPSHOT = 3;
+    /** Woke up. */
     public static final int VIR_DOMAIN_EVENT_STARTED_WAKEUP = 4;
 
-    // DomainEventSuspendedDetailType
+    // Detail of DOMAIN_EVENT_SUSPENDED (virDomainEventSuspendedDetailType).
+    /** On request. */
     public static final int VIR_DOMAIN_EVENT_SUSPENDED_PAUSED = 0;
+    /** For a migration. */
     public static final int VIR_DOMAIN_EVENT_SUSPENDED_MIGRATED = 1;
+    /** By a disk's error. */
     public static final int VIR_DOMAIN_EVENT_SUSPENDED_IOERROR = 2;
+    /** By the watchdog. */
     public static final int VIR_DOMAIN_EVENT_SUSPENDED_WATCHDOG = 3;
+    /** Restored paused. */
     public static final int VIR_DOMAIN_EVENT_SUSPENDED_RESTORED = 4;
+    /** Paused in the snapshot. */
     public static final int VIR_DOMAIN_EVENT_SUSPENDED_FROM_SNAPSHOT = 5;
+    /** A call of libvirt failed midway. */
     public static final int VIR_DOMAIN_EVENT_SUSPENDED_API_ERROR = 6;
+    /** For a post-copy migration. */
     public static final int VIR_DOMAIN_EVENT_SUSPENDED_POSTCOPY = 7;
+    /** A post-copy migration failed. */
     public static final int VIR_DOMAIN_EVENT_SUSPENDED_POSTCOPY_FAILED = 8;
 
-    // DomainEventResumedDetailType
+    // Detail of DOMAIN_EVENT_RESUMED (virDomainEventResumedDetailType).
+    /** On request. */
     public static final int VIR_DOMAIN_EVENT_RESUMED_UNPAUSED = 0;
+    /** On the migration's destination. */
     public static final int VIR_DOMAIN_EVENT_RESUMED_MIGRATED = 1;
+    /** Running in the snapshot. */
     public static final int VIR_DOMAIN_EVENT_RESUMED_FROM_SNAPSHOT = 2;
+    /** While a post-copy migration goes on. */
     public static final int VIR_DOMAIN_EVENT_RESUMED_POSTCOPY = 3;
+    /** After a post-copy migration failed. */
     public static final int VIR_DOMAIN_EVENT_RESUMED_POSTCOPY_FAILED = 4;
 
-    // DomainEventStoppedDetailType
+    // Detail of DOMAIN_EVENT_STOPPED (virDomainEventStoppedDetailType).
+    /** The guest shut down. */
     public static final int VIR_DOMAIN_EVENT_STOPPED_SHUTDOWN = 0;
+    /** Destroyed on request. */
     public static final int VIR_DOMAIN_EVENT_STOPPED_DESTROYED = 1;
+    /** The guest crashed. */
     public static final int VIR_DOMAIN_EVENT_STOPPED_CRASHED = 2;
+    /** Went to another host. */
     public static final int VIR_DOMAIN_EVENT_STOPPED_MIGRATED = 3;
+    /** Saved to a file. */
     public static final int VIR_DOMAIN_EVENT_STOPPED_SAVED = 4;
+    /** The hypervisor failed. */
     public static final int VIR_DOMAIN_EVENT_STOPPED_FAILED = 5;
+    /** Shut off in the snapshot. */
     public static final int VIR_DOMAIN_EVENT_STOPPED_FROM_SNAPSHOT = 6;
 
-    // DomainEventShutdownDetailType
+    // Detail of DOMAIN_EVENT_SHUTDOWN (virDomainEventShutdownDetailType).
+    /** Nobody knows on whose request. */
     public static final int VIR_DOMAIN_EVENT_SHUTDOWN_FINISHED = 0;
+    /** On the guest's request. */
     public static final int VIR_DOMAIN_EVENT_SHUTDOWN_GUEST = 1;
+    /** On the host's request. */
     public static final int VIR_DOMAIN_EVENT_SHUTDOWN_HOST = 2;
 
-    // DomainEventPmsuspendedDetailType
+    // Detail of DOMAIN_EVENT_PMSUSPENDED (virDomainEventPMSuspendedDetailType).
+    /** To memory. */
     public static final int VIR_DOMAIN_EVENT_PMSUSPENDED_MEMORY = 0;
+    /** To disk. */
     public static final int VIR_DOMAIN_EVENT_PMSUSPENDED_DISK = 1;
 
-    // DomainEventCrashedDetailType
+    // Detail of DOMAIN_EVENT_CRASHED (virDomainEventCrashedDetailType).
+    /** The guest panicked. */
     public static final int VIR_DOMAIN_EVENT_CRASHED_PANICKED = 0;
+    /** The guest panicked and its crash kernel took over. */
     public static final int VIR_DOMAIN_EVENT_CRASHED_CRASHLOADED = 1;
 }
