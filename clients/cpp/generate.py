@@ -34,13 +34,18 @@ def _constants() -> Iterator[str]:
     yield '#include "virtblock/v1/libvirt_enums.pb.h"\n'
     yield "namespace virtblock {\n"
     module = importlib.import_module("virtblock.v1.libvirt_enums_pb2")
+    comments = _comments((CONTRACT / "libvirt_enums.proto").read_text(encoding="utf-8"))
     for descriptor in module.DESCRIPTOR.enum_types_by_name.values():
-        yield f"// {descriptor.name}, with libvirt's numbers; the contract's comments say what each means."
-        if descriptor.name.endswith("Flags") or descriptor.name == "DomainModificationImpact":
-            yield from (f"inline constexpr std::uint32_t {each.name} = {each.number};" for each in descriptor.values)
-        else:
-            yield f"using v1::{descriptor.name};"
-            yield from (f"using v1::{each.name};" for each in descriptor.values)
+        are_flags = descriptor.name.endswith("Flags") or descriptor.name == "DomainModificationImpact"
+        yield from (f"/// {line}" for line in comments[descriptor.name])
+        yield f"using v1::{descriptor.name};"
+        for each in descriptor.values:
+            yield from (f"/// {line}" for line in comments[each.name])
+            yield (
+                f"inline constexpr std::uint32_t {each.name} = {each.number};"
+                if are_flags
+                else f"using v1::{each.name};"
+            )
         yield ""
     yield from _reasons()
     yield "}  // namespace virtblock"
@@ -59,12 +64,12 @@ def _reasons() -> Iterator[str]:
 
 
 def _comments(source: str) -> dict[str, list[str]]:
-    """The contract's comment on each service, RPC, field and value, by its name. Names of fields are not unique."""
+    """The contract's comments by the names of what they are on. Names of fields are not unique."""
     found: dict[str, list[str]] = {}
     comment: list[str] = []
     for line in source.splitlines():
         text = line.strip()
-        declared = re.match(r"(?:rpc|service|message) (\w+)|(?:\w+ )?(\w+) = \d+;", text)
+        declared = re.match(r"(?:rpc|service|message|enum) (\w+)|(?:\w+ )?(\w+) = \d+;", text)
         if text.startswith("//"):
             comment.append(text.removeprefix("//").strip())
             continue
