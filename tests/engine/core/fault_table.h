@@ -22,7 +22,7 @@
 	X(pread, ssize_t, -1, (int fd, void *buffer, size_t length, off_t offset), (fd, buffer, length, offset))           \
 	X(pwrite, ssize_t, -1, (int fd, const void *buffer, size_t length, off_t offset), (fd, buffer, length, offset))    \
 	X(fstat, int, -1, (int fd, struct stat *status), (fd, status))                                                     \
-	X(fstatvfs, int, -1, (int fd, struct statvfs *status), (fd, status))                                               \
+	X(fstatfs, int, -1, (int fd, struct statfs *status), (fd, status))                                                 \
 	X(ftruncate, int, -1, (int fd, off_t length), (fd, length))                                                        \
 	X(fallocate, int, -1, (int fd, int mode, off_t offset, off_t length), (fd, mode, offset, length))                  \
 	X(lseek, off_t, -1, (int fd, off_t offset, int whence), (fd, offset, whence))                                      \

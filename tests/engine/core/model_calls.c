@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
+#include <linux/magic.h>
 #include <pthread.h>
 #include <unistd.h>
 
@@ -173,10 +174,11 @@ static int model_fstat(int fd, struct stat *status)
 	return 0;
 }
 
-static int model_fstatvfs(int fd, struct statvfs *status)
+/* A file system that shares extents. */
+static int model_fstatfs(int fd, struct statfs *status)
 {
 	(void)fd;
-	*status = (struct statvfs){.f_bsize = BLOCK_BYTES, .f_frsize = BLOCK_BYTES, .f_bavail = 1u << 24};
+	*status = (struct statfs){.f_type = XFS_SUPER_MAGIC, .f_bsize = BLOCK_BYTES, .f_frsize = BLOCK_BYTES, .f_bavail = 1u << 24};
 	return 0;
 }
 
@@ -400,7 +402,7 @@ const struct vb_sys model_sys = {
 	.pread = model_pread,
 	.pwrite = model_pwrite,
 	.fstat = model_fstat,
-	.fstatvfs = model_fstatvfs,
+	.fstatfs = model_fstatfs,
 	.ftruncate = model_ftruncate,
 	.fallocate = model_fallocate,
 	.lseek = model_lseek,

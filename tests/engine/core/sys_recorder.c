@@ -86,9 +86,9 @@ static int on_fstat(int fd, struct stat *status)
 	return is_hit() ? -1 : vb_sys_linux.fstat(fd, status);
 }
 
-static int on_fstatvfs(int fd, struct statvfs *status)
+static int on_fstatfs(int fd, struct statfs *status)
 {
-	return is_hit() ? -1 : vb_sys_linux.fstatvfs(fd, status);
+	return is_hit() ? -1 : vb_sys_linux.fstatfs(fd, status);
 }
 
 static int on_ftruncate(int fd, off_t length)
@@ -177,7 +177,7 @@ void recorder_start(unsigned at, int number)
 	table.pread = on_pread;
 	table.pwrite = on_pwrite;
 	table.fstat = on_fstat;
-	table.fstatvfs = on_fstatvfs;
+	table.fstatfs = on_fstatfs;
 	table.ftruncate = on_ftruncate;
 	table.fallocate = on_fallocate;
 	table.lseek = on_lseek;

@@ -5,6 +5,7 @@
  */
 #include <errno.h>
 #include <linux/fs.h>
+#include <linux/magic.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -19,6 +20,8 @@
 static struct vb_error error;
 static char *disk_path, *copy_path, *partial_path;
 static struct vb_sys table;
+static long file_system = XFS_SUPER_MAGIC;
+static enum vb_format source_format = VB_FORMAT_RAW;
 static unsigned call_count;     /* of clone_range */
 static unsigned refuse_from;    /* the first call that is refused; 0: none */
 static int refuse_errno;
@@ -52,10 +55,11 @@ static int on_clone_range(int fd, const struct file_clone_range *range)
 	return -1;
 }
 
-static int on_fstatvfs(int fd, struct statvfs *status)
+static int on_fstatfs(int fd, struct statfs *status)
 {
-	int result = vb_sys_linux.fstatvfs(fd, status);
+	int result = vb_sys_linux.fstatfs(fd, status);
 
+	status->f_type = file_system;
 	status->f_bsize = BLOCK_BYTES;
 	return result;
 }
@@ -64,7 +68,7 @@ static int copy_with(enum vb_format format, enum vb_reflink reflink, uint32_t cl
 {
 	struct copy_request request = {
 		.source = disk_path,
-		.source_format = VB_FORMAT_RAW,
+		.source_format = source_format,
 		.destination = copy_path,
 		.format = format,
 		.cluster_size_bytes = cluster_bytes,
@@ -77,7 +81,7 @@ static int copy_with(enum vb_format format, enum vb_reflink reflink, uint32_t cl
 	call_count = 0;
 	table = vb_sys_linux;
 	table.clone_range = on_clone_range;
-	table.fstatvfs = on_fstatvfs;
+	table.fstatfs = on_fstatfs;
 	vb_sys = &table;
 	result = run_copy(&request, progress, &error);
 	vb_sys = &vb_sys_linux;
@@ -87,7 +91,7 @@ static int copy_with(enum vb_format format, enum vb_reflink reflink, uint32_t cl
 
 static void check_copy(enum vb_format format)
 {
-	check_same(disk_path, VB_FORMAT_RAW, copy_path, format);
+	check_same(disk_path, source_format, copy_path, format);
 	if (format == VB_FORMAT_QCOW2)
 		check_image(copy_path, false);
 }
@@ -169,6 +173,70 @@ static void failures_end_the_copy(void)
 	CHECK_EQUAL(file_size(copy_path), 0);
 }
 
+#define CHAIN_CLUSTER_COUNT 128u   /* of 64 KiB */
+
+static void write_cluster(const char *path, unsigned cluster)
+{
+	CHECK_EQUAL(test_shell("qemu-io -f qcow2 -c 'write -P %u %uk 64k' %s >/dev/null", 1 + cluster % 254, cluster * 64, path), 0);
+}
+
+/* Clusters of two layers that lie in their files in the reverse of the guest's order, and alternate between the layers. */
+static void make_scattered_chain(void)
+{
+	CHECK_EQUAL(test_shell("rm -f below disk && qemu-img create -q -f qcow2 below %uk && qemu-img create -q -f qcow2 -b below -F qcow2 disk",
+			       CHAIN_CLUSTER_COUNT * 64), 0);
+	for (unsigned cluster = CHAIN_CLUSTER_COUNT; cluster > 0; cluster -= 2) {
+		write_cluster("below", cluster - 1);
+		write_cluster("disk", cluster - 2);
+	}
+}
+
+/* One call for all of a layer where the file system is known to share; one for each cluster where it is not. */
+static void what_lies_together_is_shared_at_once(void)
+{
+	struct vb_copy_progress progress;
+
+	make_scattered_chain();
+	source_format = VB_FORMAT_QCOW2;
+	refuse(0, 0, false);
+	CHECK_OK(copy_with(VB_FORMAT_QCOW2, VB_REFLINK_AUTO, 65536, &progress) == 0, error);
+	CHECK_EQUAL(progress.shared_bytes, CHAIN_CLUSTER_COUNT * 64 * KIB);
+	/* The guest's order is backwards in the file, so a neighbour in the file is the one before in the disk. */
+	CHECK(call_count <= 4);
+	check_copy(VB_FORMAT_QCOW2);
+	file_system = EXT4_SUPER_MAGIC;
+	CHECK_OK(copy_with(VB_FORMAT_QCOW2, VB_REFLINK_AUTO, 65536, &progress) == 0, error);
+	CHECK_EQUAL(call_count, CHAIN_CLUSTER_COUNT);
+	check_copy(VB_FORMAT_QCOW2);
+	file_system = XFS_SUPER_MAGIC;
+}
+
+/* Other clusters than the source's have no one place in it, so the order is the guest's; and what was refused is written in any order. */
+static void source_order_is_not_had_everywhere(void)
+{
+	static const uint32_t clusters[] = {4096, 131072, 2 * MIB};
+	struct vb_copy_progress progress;
+
+	refuse(0, 0, false);
+	for (unsigned index = 0; index < sizeof(clusters) / sizeof(clusters[0]); index++) {
+		CHECK_OK(copy_with(VB_FORMAT_QCOW2, VB_REFLINK_AUTO, clusters[index], &progress) == 0, error);
+		CHECK(call_count <= 4 || clusters[index] > 65536);
+		check_copy(VB_FORMAT_QCOW2);
+	}
+	for (unsigned from = 1; from <= 2; from++) {
+		refuse(from, EOPNOTSUPP, true);
+		CHECK_OK(copy_with(VB_FORMAT_QCOW2, VB_REFLINK_AUTO, 65536, &progress) == 0, error);
+		CHECK_EQUAL(call_count, from);
+		CHECK(progress.shared_bytes < progress.total_bytes);
+		check_copy(VB_FORMAT_QCOW2);
+	}
+	refuse(0, 0, false);
+	CHECK_OK(copy_with(VB_FORMAT_RAW, VB_REFLINK_AUTO, 65536, &progress) == 0, error);
+	CHECK_EQUAL(call_count, CHAIN_CLUSTER_COUNT);
+	check_copy(VB_FORMAT_RAW);
+	source_format = VB_FORMAT_RAW;
+}
+
 int main(void)
 {
 	disk_path = strdup(test_path("disk"));
@@ -180,6 +248,8 @@ int main(void)
 	RUN(refusals_are_taken_once);
 	RUN(always_says_why_not);
 	RUN(failures_end_the_copy);
+	RUN(what_lies_together_is_shared_at_once);
+	RUN(source_order_is_not_had_everywhere);
 	free(disk_path);
 	free(copy_path);
 	free(partial_path);

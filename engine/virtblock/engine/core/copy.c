@@ -115,6 +115,7 @@ struct vb_copy *vb_copy_new_with(const struct vb_chain *source, struct vb_writer
 	pthread_mutex_init(&copy->release_mutex, NULL);
 	atomic_init(&copy->phase, VB_COPY_NEW);
 	atomic_init(&copy->failed_bytes, UINT64_MAX);
+	vb_copy_choose_order(copy);
 	copy->throttle = vb_throttle_new(options->bandwidth_bytes_per_s, error);
 	if (copy->throttle && make_bitmap(copy, error) == 0 && vb_copy_open_digest(copy, error) == 0 &&
 	    vb_copy_check_reflink(copy, error) == 0 && vb_copy_open_journal(copy, error) == 0)
@@ -172,18 +173,18 @@ void vb_copy_set_bandwidth(struct vb_copy *copy, uint64_t bandwidth_bytes_per_s)
 static int check_space(const struct vb_copy *copy, struct vb_error *error)
 {
 	const struct vb_writer *destination = copy->destination;
-	struct statvfs room;
+	struct statfs room;
 
 	if (!copy->options.check_space || destination->spec.reuse || destination->file.is_block_device)
 		return 0;
 	/* What compression will save is known at the end alone, and a bound without it would refuse most copies that do fit. */
 	if (destination->spec.compression != VB_COMPRESS_NONE)
 		return 0;
-	if (vb_sys->fstatvfs(destination->file.fd, &room))
+	if (vb_sys->fstatfs(destination->file.fd, &room))
 		return vb_fail(error, VB_ERROR_SYSTEM, errno, destination->file.path, -1,
 			       "Cannot read the free space of the destination's file system");
 
-	uint64_t free_bytes = (uint64_t)room.f_bavail * (uint64_t)room.f_frsize;
+	uint64_t free_bytes = (uint64_t)room.f_bavail * (uint64_t)(room.f_frsize ? room.f_frsize : room.f_bsize);
 	uint64_t required_bytes =
 		vb_writer_required_bytes(copy->plan, &destination->spec);
 

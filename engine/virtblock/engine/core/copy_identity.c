@@ -23,7 +23,7 @@ static struct vb_mark mark_options(const struct vb_copy *copy)
 	struct vb_mark path = mark_text(spec->backing_path), format = mark_text(spec->backing_format);
 	const uint64_t values[] = {
 		(uint64_t)copy->options.mode, (uint64_t)spec->format, spec->reuse, spec->cluster_size_bytes, spec->extended_l2,
-		spec->compression, spec->preallocation, copy->destination->unit_bytes, copy->is_incremental, copy->options.journal_salt,
+		spec->compression, spec->preallocation, spec->in_source_order, copy->destination->unit_bytes, copy->is_incremental, copy->options.journal_salt,
 		path.low, path.high, format.low, format.high,
 	};
 

@@ -100,6 +100,8 @@ bool vb_copy_is_cancelled(const struct vb_copy *copy);
 int vb_copy_zero_gaps(struct vb_copy *copy, struct vb_error *error);
 /* Whether the destination is of a kind that VB_REFLINK_ALWAYS can be kept with; else UNSUPPORTED. */
 int vb_copy_check_reflink(const struct vb_copy *copy, struct vb_error *error);
+/* Has the destination laid out so that what is shared takes few calls. Part of the job's identity: before its journal is opened. */
+void vb_copy_choose_order(struct vb_copy *copy);
 /* What VB_REFLINK_ALWAYS takes no room for: a lower bound of what is shared, or nothing is copied. 0 in the other modes. */
 uint64_t vb_copy_promised_bytes(const struct vb_copy *copy);
 /* Shares what can be, granule by granule, before the lanes begin. 0, or negative with `error` filled. */

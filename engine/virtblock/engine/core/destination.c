@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <linux/fs.h>
+#include <linux/magic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -427,17 +428,19 @@ void vb_writer_start_write_back(struct vb_writer *writer)
 		vb_sys->sync_file_range(writer->file.fd, 0, 0, SYNC_FILE_RANGE_WRITE);
 }
 
-uint32_t vb_writer_find_share_block(const struct vb_writer *writer)
+void vb_writer_find_sharing(struct vb_writer *writer)
 {
-	struct statvfs status;
+	struct statfs status;
 
 	/* A shared extent takes room when it is written to, which is what these were to do before. */
 	if (writer->spec.preallocation >= VB_PREALLOCATION_FALLOC)
-		return 0;
-	if (vb_sys->fstatvfs(writer->file.fd, &status) == 0 && status.f_bsize >= 512 && status.f_bsize <= SHARE_BLOCK_MAX_BYTES &&
-	    (status.f_bsize & (status.f_bsize - 1)) == 0)
-		return (uint32_t)status.f_bsize;
-	return RAW_UNIT_BYTES;
+		return;
+	writer->share_block_bytes = RAW_UNIT_BYTES;
+	if (vb_sys->fstatfs(writer->file.fd, &status))
+		return;
+	writer->is_share_likely = status.f_type == XFS_SUPER_MAGIC || status.f_type == BTRFS_SUPER_MAGIC;
+	if (status.f_bsize >= 512 && status.f_bsize <= SHARE_BLOCK_MAX_BYTES && (status.f_bsize & (status.f_bsize - 1)) == 0)
+		writer->share_block_bytes = (uint32_t)status.f_bsize;
 }
 
 /* Errors that say "not this file, not here"; a copy by reading and writing may still be had. ENOSPC: a full allocation group refuses

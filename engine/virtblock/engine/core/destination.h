@@ -74,8 +74,8 @@ int vb_writer_fill(const struct vb_writer *writer, uint64_t offset_bytes, uint64
 /* Starts write-back of what is dirty now, without waiting for it. */
 void vb_writer_start_write_back(struct vb_writer *writer);
 
-/* The block in which the destination's file system shares extents; 0 where none may be shared. */
-uint32_t vb_writer_find_share_block(const struct vb_writer *writer);
+/* Fills share_block_bytes and is_share_likely of a destination that may share extents. */
+void vb_writer_find_sharing(struct vb_writer *writer);
 /* Shares `length_bytes` of `source` into the destination's file; the failures of vb_writer_ops.share. */
 int vb_writer_share_range(const struct vb_writer *writer, uint64_t offset_bytes, const struct vb_file *source,
 			  uint64_t source_offset_bytes, uint64_t length_bytes, struct vb_error *error);

@@ -230,3 +230,30 @@ size_t vb_plan_find(const struct vb_plan *plan, uint64_t offset_bytes)
 	}
 	return low;
 }
+
+static int compare_places(const void *left, const void *right, void *opaque)
+{
+	const struct vb_plan *plan = opaque;
+	const struct vb_extent *one = &plan->extents[*(const size_t *)left], *other = &plan->extents[*(const size_t *)right];
+
+	if (one->layer_index != other->layer_index)
+		return one->layer_index < other->layer_index ? -1 : 1;
+	if (one->host_offset_bytes != other->host_offset_bytes)
+		return one->host_offset_bytes < other->host_offset_bytes ? -1 : 1;
+	return one->start_bytes < other->start_bytes ? -1 : one->start_bytes > other->start_bytes;
+}
+
+size_t *vb_plan_by_source(const struct vb_plan *plan, size_t *count)
+{
+	size_t *indexes = malloc((plan->extent_count + 1) * sizeof(*indexes));
+
+	*count = 0;
+	if (indexes == NULL)
+		return NULL;
+	for (size_t index = 0; index < plan->extent_count; index++) {
+		if (vb_extent_is_data(&plan->extents[index]))
+			indexes[(*count)++] = index;
+	}
+	qsort_r(indexes, *count, sizeof(*indexes), compare_places, (void *)(uintptr_t)plan);
+	return indexes;
+}

@@ -52,6 +52,10 @@ struct vb_plan *vb_plan_make_within(const struct vb_chain *chain, const struct v
 				    struct vb_error *error);
 void vb_plan_free(struct vb_plan *plan);
 
+/* The indexes of the extents that have data, in the order in which these lie in the source's files, layer by layer; *count of them. NULL:
+ * no memory. The caller frees it. */
+size_t *vb_plan_by_source(const struct vb_plan *plan, size_t *count);
+
 /* Index of the first extent that ends after `offset_bytes`; extent_count if none. O(log n). */
 size_t vb_plan_find(const struct vb_plan *plan, uint64_t offset_bytes);
 

@@ -91,21 +91,62 @@ static int add_units(struct run_builder *builder, uint64_t first, uint64_t end, 
 	if (first >= end)
 		return 0;
 
+	const struct vb_qcow2_layout *layout = builder->layout;
 	struct vb_qcow2_run *last = last_run(builder);
 	uint64_t rank = is_zero ? VB_QCOW2_RANK_ZERO : claim_rank(builder, first, end);
 
 	builder->next_unit = end;
-	if (last && last->first_unit + last->unit_count == first && (last->rank == VB_QCOW2_RANK_ZERO) == is_zero) {
+	if (last && last->first_unit + last->unit_count == first && (last->rank == VB_QCOW2_RANK_ZERO) == is_zero &&
+	    (is_zero || !layout->in_source_order)) {
 		last->unit_count += end - first;
 		return 0;
 	}
 	return push_run(builder, &(struct vb_qcow2_run){first, end - first, rank});
 }
 
+/* A cluster that holds two extents, or a part of one, has no one place in the source. */
+static bool can_take_source_order(const struct vb_qcow2_layout *layout, const struct vb_plan *plan)
+{
+	uint64_t mask = (1ull << layout->cluster_bits) - 1;
+
+	if (layout->is_preallocated || layout->unit_bits != layout->cluster_bits)
+		return false;
+	for (size_t index = 0; index < plan->extent_count; index++) {
+		const struct vb_extent *extent = &plan->extents[index];
+		uint64_t end_bytes = extent->start_bytes + extent->length_bytes;
+
+		if (extent->length_bytes == 0 ||
+		    (vb_extent_is_data(extent) && ((extent->start_bytes & mask) != 0 || ((end_bytes & mask) != 0 && end_bytes != plan->size_bytes))))
+			return false;
+	}
+	return true;
+}
+
+/* Each extent with data has a run of its own; their ranks are dealt out anew. */
+static int rank_by_source(struct vb_qcow2_layout *layout, const struct vb_plan *plan)
+{
+	size_t count;
+	size_t *order = vb_plan_by_source(plan, &count);
+	uint64_t rank = 0;
+
+	if (!order)
+		return -1;
+	for (size_t index = 0; index < count; index++) {
+		uint64_t unit = plan->extents[order[index]].start_bytes >> layout->unit_bits;
+		struct vb_qcow2_run *run = &layout->runs[vb_qcow2_layout_find(layout, unit) - layout->runs];
+
+		run->rank = rank;
+		rank += run->unit_count;
+	}
+	free(order);
+	return 0;
+}
+
 static int make_runs(struct vb_qcow2_layout *layout, const struct vb_plan *plan)
 {
 	struct run_builder builder = {.layout = layout};
 
+	layout->in_source_order = layout->in_source_order && can_take_source_order(layout, plan);
 	for (size_t index = 0; index < plan->extent_count; index++) {
 		const struct vb_extent *extent = &plan->extents[index];
 		uint64_t first = extent->start_bytes >> layout->unit_bits;
@@ -114,7 +155,7 @@ static int make_runs(struct vb_qcow2_layout *layout, const struct vb_plan *plan)
 		if (extent->length_bytes && add_units(&builder, first, end, extent->kind == VB_EXTENT_ZERO))
 			return -1;
 	}
-	return 0;
+	return layout->in_source_order ? rank_by_source(layout, plan) : 0;
 }
 
 static uint64_t count_l2_tables(const struct vb_qcow2_layout *layout)
@@ -200,7 +241,8 @@ static int size_l1(struct vb_qcow2_layout *layout, const char *path, struct vb_e
 int vb_qcow2_layout_make(struct vb_qcow2_layout *layout, const struct vb_plan *plan, uint64_t size_bytes,
 			 const struct vb_destination_spec *spec, struct vb_error *error)
 {
-	*layout = (struct vb_qcow2_layout){.is_preallocated = spec->preallocation != VB_PREALLOCATION_OFF};
+	*layout = (struct vb_qcow2_layout){.is_preallocated = spec->preallocation != VB_PREALLOCATION_OFF,
+					   .in_source_order = spec->in_source_order};
 	if (vb_qcow2_check_cluster_size(spec, error))
 		return -1;
 	layout->cluster_bits = (uint32_t)__builtin_ctz(spec->cluster_size_bytes);

@@ -3,11 +3,13 @@
  * Where everything lies in a new qcow2 image. Internal to the core.
  *
  * Owns: the order of the file, fixed from the plan before the first byte is written:
- *   header | refcount table | L1 | one cluster per L2 table that may get an entry | data clusters in guest order | refcount blocks
+ *   header | refcount table | L1 | one cluster per L2 table that may get an entry | data clusters | refcount blocks
+ * Data clusters lie in guest order. In source order they lie as in the source's files, layer by layer, so that much of a file is shared by
+ * one call; that can be where every extent with data fills whole clusters, and is guest order elsewhere.
  * A unit is what has a state of its own: a cluster, or a subcluster with extended L2 entries.
  * Invariants: the data clusters are those of which the plan has data, or all if the image is preallocated. A unit's rank is the number
  * of data clusters before its own, in units, plus its place in its cluster; it lies at data_offset + rank * unit. So lanes find
- * it without a lock and neighbours in the disk are neighbours in the file. The refcount blocks follow the last data
+ * it without a lock, and in guest order neighbours in the disk are neighbours in the file. The refcount blocks follow the last data
  * cluster that was really written and are placed when that is known. Memory grows with the number of runs, not with the size.
  */
 #ifndef VB_QCOW2_LAYOUT_H
@@ -32,6 +34,7 @@ struct vb_qcow2_layout {
 	uint32_t unit_bits;           /* of a unit's size in bytes */
 	uint32_t table_bits;          /* of the number of units that an L2 table maps */
 	bool is_preallocated;
+	bool in_source_order;
 	uint64_t size_bytes;          /* virtual size to record */
 	uint64_t l1_entry_count;
 	uint64_t reftable_offset_bytes;

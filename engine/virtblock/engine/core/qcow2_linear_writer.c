@@ -65,6 +65,7 @@ static int linear_prepare(struct vb_writer *writer, const struct vb_plan *plan, 
 	if (vb_writer_check_plan(writer, plan, error) ||
 	    vb_qcow2_layout_make(&self->layout, plan, writer->spec.virtual_size_bytes, &writer->spec, error))
 		return -1;
+	writer->is_in_source_order = self->layout.in_source_order;
 	self->has_zero_entries = plan && plan->mode == VB_PLAN_TOP;
 	self->written = calloc(data_unit_count(self) / 64 + 1, sizeof(*self->written));
 	if (!self->written)
@@ -113,15 +114,8 @@ static int clear_unit_end(const struct vb_writer *writer, uint64_t host_bytes, s
 	return result;
 }
 
-/* The rank of the range's first unit; INTERNAL where the plan has no data for all of it. */
-static int find_rank(const struct linear_writer *self, uint64_t start_bytes, uint64_t length_bytes, uint64_t *rank,
-		     struct vb_error *error)
+static int fail_unplanned(const struct vb_writer *writer, uint64_t start_bytes, uint64_t length_bytes, struct vb_error *error)
 {
-	const struct vb_writer *writer = &self->base;
-
-	if (vb_qcow2_layout_find_rank(&self->layout, start_bytes >> self->layout.unit_bits,
-				      unit_count_of(writer, length_bytes), rank))
-		return 0;
 	return vb_fail(error, VB_ERROR_INTERNAL, 0, writer->file.path, -1, "%llu bytes of data at %llu were not planned",
 		       (unsigned long long)length_bytes, (unsigned long long)start_bytes);
 }
@@ -131,19 +125,12 @@ static uint64_t host_offset_of(const struct linear_writer *self, uint64_t rank)
 	return self->layout.data_offset_bytes + (rank << self->layout.unit_bits);
 }
 
-static int linear_write(struct vb_writer *writer, uint64_t start_bytes, const void *buffer, size_t length,
+/* What one run holds of the range, which begins in it. */
+static int write_in_run(struct linear_writer *self, const struct vb_qcow2_run *run, uint64_t start_bytes, const uint8_t *buffer, size_t length,
 			struct vb_error *error)
 {
-	struct linear_writer *self = linear(writer);
-	uint64_t rank = 0;
-
-	if (vb_writer_check_range(writer, start_bytes, length, error))
-		return -1;
-	if (length == 0)
-		return 0;
-	if (find_rank(self, start_bytes, length, &rank, error))
-		return -1;
-
+	const struct vb_writer *writer = &self->base;
+	uint64_t rank = run->rank + ((start_bytes >> self->layout.unit_bits) - run->first_unit);
 	uint64_t host_bytes = host_offset_of(self, rank);
 
 	if (vb_pwrite_full(writer->file.fd, writer->file.path, buffer, length, host_bytes, error) ||
@@ -153,17 +140,63 @@ static int linear_write(struct vb_writer *writer, uint64_t start_bytes, const vo
 	return 0;
 }
 
-static int linear_share(struct vb_writer *writer, uint64_t start_bytes, const struct vb_file *source,
-			uint64_t source_offset_bytes, uint64_t length_bytes, struct vb_error *error)
+static int linear_write(struct vb_writer *writer, uint64_t start_bytes, const void *buffer, size_t length,
+			struct vb_error *error)
 {
 	struct linear_writer *self = linear(writer);
-	uint64_t rank = 0;
+	const uint8_t *bytes = buffer;
 
-	if (vb_writer_check_range(writer, start_bytes, length_bytes, error) ||
-	    find_rank(self, start_bytes, length_bytes, &rank, error) ||
-	    vb_writer_share_range(writer, host_offset_of(self, rank), source, source_offset_bytes, length_bytes, error))
+	if (vb_writer_check_range(writer, start_bytes, length, error))
 		return -1;
-	mark_written(self, rank, unit_count_of(writer, length_bytes), true);
+	while (length > 0) {
+		const struct vb_qcow2_run *run = vb_qcow2_layout_find(&self->layout, start_bytes >> self->layout.unit_bits);
+
+		if (!run || run->rank == VB_QCOW2_RANK_ZERO)
+			return fail_unplanned(writer, start_bytes, length, error);
+
+		uint64_t room_bytes = ((run->first_unit + run->unit_count) << self->layout.unit_bits) - start_bytes;
+		size_t piece = length < room_bytes ? length : (size_t)room_bytes;
+
+		if (write_in_run(self, run, start_bytes, bytes, piece, error))
+			return -1;
+		start_bytes += piece;
+		bytes += piece;
+		length -= piece;
+	}
+	return 0;
+}
+
+/* The rank of a piece that one run holds and that lies at `wanted_rank`, UINT64_MAX being any; INTERNAL where it does not. */
+static int find_rank(const struct linear_writer *self, const struct vb_share_piece *piece, uint64_t wanted_rank, uint64_t *rank,
+		     struct vb_error *error)
+{
+	const struct vb_writer *writer = &self->base;
+
+	if (vb_writer_check_range(writer, piece->start_bytes, piece->length_bytes, error))
+		return -1;
+	if (vb_qcow2_layout_find_rank(&self->layout, piece->start_bytes >> self->layout.unit_bits,
+				      unit_count_of(writer, piece->length_bytes), rank) &&
+	    (wanted_rank == UINT64_MAX || *rank == wanted_rank))
+		return 0;
+	return fail_unplanned(writer, piece->start_bytes, piece->length_bytes, error);
+}
+
+static int linear_share(struct vb_writer *writer, const struct vb_share *share, struct vb_error *error)
+{
+	struct linear_writer *self = linear(writer);
+	uint64_t first_rank = 0, next_rank = UINT64_MAX, length_bytes = 0, rank;
+
+	for (size_t index = 0; index < share->piece_count; index++) {
+		if (find_rank(self, &share->pieces[index], next_rank, &rank, error))
+			return -1;
+		if (index == 0)
+			first_rank = rank;
+		next_rank = rank + unit_count_of(writer, share->pieces[index].length_bytes);
+		length_bytes += share->pieces[index].length_bytes;
+	}
+	if (vb_writer_share_range(writer, host_offset_of(self, first_rank), share->source, share->source_offset_bytes, length_bytes, error))
+		return -1;
+	mark_written(self, first_rank, next_rank - first_rank, true);
 	return 0;
 }
 
@@ -331,6 +364,6 @@ struct vb_writer *vb_qcow2_linear_writer_new(struct vb_file *target, struct vb_f
 	self->base.zero_needed = spec->backing_path != NULL;
 	self->base.writes_in_turn = !self->is_device;
 	if (!self->is_device)
-		self->base.share_block_bytes = vb_writer_find_share_block(&self->base);
+		vb_writer_find_sharing(&self->base);
 	return &self->base;
 }

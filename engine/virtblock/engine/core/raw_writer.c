@@ -100,12 +100,16 @@ static int raw_write(struct vb_writer *writer, uint64_t start_bytes, const void 
 	return vb_pwrite_full(writer->file.fd, writer->file.path, buffer, length, start_bytes, error);
 }
 
-static int raw_share(struct vb_writer *writer, uint64_t start_bytes, const struct vb_file *source, uint64_t source_offset_bytes,
-		     uint64_t length_bytes, struct vb_error *error)
+/* What lies together in the disk lies together here, and nothing else does: one piece alone can be shared at once. */
+static int raw_share(struct vb_writer *writer, const struct vb_share *share, struct vb_error *error)
 {
-	if (vb_writer_check_range(writer, start_bytes, length_bytes, error))
+	const struct vb_share_piece *piece = &share->pieces[0];
+
+	if (share->piece_count != 1)
+		return vb_fail(error, VB_ERROR_INTERNAL, 0, writer->file.path, -1, "%zu pieces to be shared at once", share->piece_count);
+	if (vb_writer_check_range(writer, piece->start_bytes, piece->length_bytes, error))
 		return -1;
-	return vb_writer_share_range(writer, start_bytes, source, source_offset_bytes, length_bytes, error);
+	return vb_writer_share_range(writer, piece->start_bytes, share->source, share->source_offset_bytes, piece->length_bytes, error);
 }
 
 /* Writes zeros where the file has data; a block device has data everywhere. */
@@ -275,7 +279,7 @@ struct vb_writer *vb_raw_writer_new(struct vb_file *target, struct vb_file *file
 
 	if (!self)
 		return NULL;
-	self->base.share_block_bytes = vb_writer_find_share_block(&self->base);
+	vb_writer_find_sharing(&self->base);
 	return &self->base;
 }
 

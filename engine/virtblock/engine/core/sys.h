@@ -13,7 +13,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/stat.h>
-#include <sys/statvfs.h>
+#include <sys/statfs.h>
 #include <sys/types.h>
 
 #include "error.h"
@@ -29,7 +29,7 @@ struct vb_sys {
 	ssize_t (*pread)(int fd, void *buffer, size_t length, off_t offset);
 	ssize_t (*pwrite)(int fd, const void *buffer, size_t length, off_t offset);
 	int (*fstat)(int fd, struct stat *status);
-	int (*fstatvfs)(int fd, struct statvfs *status);
+	int (*fstatfs)(int fd, struct statfs *status);
 	int (*ftruncate)(int fd, off_t length);
 	int (*fallocate)(int fd, int mode, off_t offset, off_t length);
 	off_t (*lseek)(int fd, off_t offset, int whence);

@@ -49,8 +49,23 @@ struct vb_destination_spec {
 	enum vb_compress compression;     /* new qcow2 */
 	int compression_level;            /* 1 to vb_compressor_level_max(); 0: the method's default */
 	bool extended_l2;                 /* new qcow2 with clusters of 16 KiB or more: subclusters of 1/32 have states of their own */
+	bool in_source_order;             /* new qcow2: clusters lie as in the source's files where that can be (qcow2_layout.h); the copy decides */
 	enum vb_preallocation preallocation;   /* new file; with a backing file only with extended_l2 */
 	bool durable;                     /* sync before publish and after; false only for throw-away copies */
+};
+
+/* Ranges of the disk that lie one behind the other in a file of the source, without a gap, as they do in a destination in source order. In
+ * any other destination it is one range. */
+struct vb_share_piece {
+	uint64_t start_bytes;
+	uint64_t length_bytes;
+};
+
+struct vb_share {
+	const struct vb_file *source;
+	uint64_t source_offset_bytes;
+	const struct vb_share_piece *pieces;
+	size_t piece_count;
 };
 
 struct vb_writer;
@@ -62,11 +77,10 @@ struct vb_writer_ops {
 	int (*write)(struct vb_writer *writer, uint64_t start_bytes, const void *buffer, size_t length, struct vb_error *error);
 	/* Makes the range read as zeros. */
 	int (*zero)(struct vb_writer *writer, uint64_t start_bytes, uint64_t length_bytes, struct vb_error *error);
-	/* Puts `length` bytes at guest offset `start` by sharing extents of `source`'s file: nothing is moved. Only where
-	 * share_block_bytes is not 0. UNSUPPORTED when the range cannot be shared: system_errno is the kernel's, 0 for a range that does
-	 * not lie on blocks. What the range then holds is undefined until it is written. */
-	int (*share)(struct vb_writer *writer, uint64_t start_bytes, const struct vb_file *source, uint64_t source_offset_bytes,
-		     uint64_t length_bytes, struct vb_error *error);
+	/* Puts the pieces at their places by sharing extents of the source's file: nothing is moved. Only where
+	 * share_block_bytes is not 0. UNSUPPORTED when they cannot be shared: system_errno is the kernel's, 0 for a range that does
+	 * not lie on blocks. What the pieces then hold is undefined until they are written. */
+	int (*share)(struct vb_writer *writer, const struct vb_share *share, struct vb_error *error);
 	/* Hint: early write-back of what was written. May be NULL. */
 	void (*write_back)(struct vb_writer *writer);
 	/* Makes all that write() and zero() put so far durable and findable, as far as the kind can while it is not complete: a later
@@ -96,6 +110,8 @@ struct vb_writer {
 	bool writes_in_turn;            /* write() spends its time inside the file system, which takes one write to a file at a time */
 	bool zero_needed;               /* false: unwritten ranges are known to read as zeros (a new file in full mode) */
 	uint32_t share_block_bytes;     /* the file system's block, of a destination that may share extents; 0: share() is not to be called */
+	bool is_share_likely;           /* its file system is of a kind that shares extents */
+	bool is_in_source_order;        /* after prepare(): what the spec wished for could be had */
 	atomic_bool has_failed_sync;    /* what it should have made durable may be lost: no later sync succeeds */
 	_Atomic uint64_t stored_bytes;  /* of a compressed destination: what its data takes in the file */
 	bool was_unfinished;            /* an existing destination that carried the mark of an unfinished copy when it was opened */
