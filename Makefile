@@ -7,7 +7,7 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 C_WARNINGS := -std=gnu11 -O2 -D_GNU_SOURCE -Wall -Wextra -Wconversion -Wshadow -Werror
 
-.PHONY: demo test corpus test-again live check bench lint sanitize fuzz fuzz-short proto setup setup-test setup-bench help clean
+.PHONY: demo test corpus test-again live record-live conformance check bench lint sanitize fuzz fuzz-short proto setup setup-test setup-bench help clean
 
 demo: setup ## Set up, start a daemon, copy, mirror, pivot and verify a real disk chain
 	@$(PY) server/packaging/demo.py
@@ -33,6 +33,9 @@ record-live: setup-test ## Ask the installed libvirt every case of the compariso
 check: setup-test ## The fast tests and the C core's own; under five minutes
 	@tests/engine/core/run.sh plain
 	@$(PY) -m pytest -n 2 -m "not slow and not live"
+
+conformance: setup-test ## Play the conformance cases in every client, or in ONLY='Go Rust', and write the table into clients/
+	@PYTHONPATH=tests $(PY) -m conformance.table $(ONLY)
 
 bench: setup-bench ## Copying speed beside other programs'; ROWS=raw,chain for some rows, FAST=1 for small disks
 	@$(PY) tests/bench/run.py --rows "$(ROWS)" $(if $(FAST),--fast)

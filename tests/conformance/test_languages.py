@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from conformance.case_files import Case, load_cases
-from conformance.case_run import Run
-from conformance.probes import LANGUAGES, Language, Probe, build_probe
-from conformance.stage import DaemonStage, ScriptedStage
+from conformance.play import Player
+from conformance.probes import LANGUAGES, Language
+from conformance.stage import DaemonStage
 
 CASES = load_cases()
 CASE_COUNT_MIN = 120
@@ -26,17 +26,16 @@ def stage() -> Iterator[DaemonStage]:
 
 
 @pytest.fixture(scope="module")
-def probe_of() -> Iterator[Callable[[Language], Probe]]:
-    """The running probe of a language, built and started when first asked for."""
-    running: dict[str, Probe] = {}
+def player_of(stage: DaemonStage) -> Iterator[Callable[[Language], Player]]:
+    """The player of a language, its probe built and started when first asked for."""
+    running: dict[str, Player] = {}
 
-    def probe(language: Language) -> Probe:
+    def player(language: Language) -> Player:
         if language.name not in running:
-            build_probe(language)
-            running[language.name] = Probe(language)
+            running[language.name] = Player(language, stage)
         return running[language.name]
 
-    yield probe
+    yield player
     for each in running.values():
         each.close()
 
@@ -50,18 +49,9 @@ def _parameters() -> Iterator[object]:
 
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize(("language", "case"), list(_parameters()))
-def test_case(language: Language, case: Case, stage: DaemonStage, probe_of: Callable[[Language], Probe]) -> None:
+def test_case(language: Language, case: Case, player_of: Callable[[Language], Player]) -> None:
     """The whole case, step by step."""
-    probe = probe_of(language)
-    if case.server == "scripted":
-        scripted = ScriptedStage()
-        try:
-            Run(case, probe, scripted).play()
-        finally:
-            scripted.close()
-        return
-    with stage.case(case.guest):
-        Run(case, probe, stage).play()
+    player_of(language).play(case)
 
 
 def test_there_are_enough_cases() -> None:
