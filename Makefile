@@ -7,7 +7,7 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 C_WARNINGS := -std=gnu11 -O2 -D_GNU_SOURCE -Wall -Wextra -Wconversion -Wshadow -Werror
 
-.PHONY: demo test corpus test-again live record-live conformance check bench lint sanitize fuzz fuzz-short proto setup setup-test setup-bench help clean
+.PHONY: demo test corpus test-again live record-live conformance readmes check bench lint sanitize fuzz fuzz-short proto setup setup-test setup-bench help clean
 
 demo: setup ## Set up, start a daemon, copy, mirror, pivot and verify a real disk chain
 	@$(PY) server/packaging/demo.py
@@ -36,6 +36,9 @@ check: setup-test ## The fast tests and the C core's own; under five minutes
 
 conformance: setup-test ## Play the conformance cases in every client, or in ONLY='Go Rust', and write the table into clients/
 	@PYTHONPATH=tests $(PY) -m conformance.table $(ONLY)
+
+readmes: setup-test ## Paste every client's README line by line into a shell in a fresh clone
+	@$(PY) -m pytest -m "oracle or not oracle" tests/conformance/test_readmes.py
 
 bench: setup-bench ## Copying speed beside other programs'; ROWS=raw,chain for some rows, FAST=1 for small disks
 	@$(PY) tests/bench/run.py --rows "$(ROWS)" $(if $(FAST),--fast)
