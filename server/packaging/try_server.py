@@ -46,8 +46,14 @@ def make_chain(folder: Path) -> Path:
     below: Path | None = None
     for number, name in enumerate(("base", "vda")):
         path = folder / f"{name}.qcow2"
-        backing = {} if below is None else {"backing_path": str(below), "backing_format": "qcow2"}
-        create_image(str(path), "qcow2", DISK_BYTES, policy, **backing)
+        create_image(
+            str(path),
+            "qcow2",
+            DISK_BYTES,
+            policy,
+            backing_path=None if below is None else str(below),
+            backing_format=None if below is None else "qcow2",
+        )
         with ImageWriter(str(path), "qcow2", policy) as writer:
             writer.write(number * 4 * MIB, os.urandom(8 * MIB))
         below = path

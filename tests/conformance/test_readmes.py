@@ -19,7 +19,7 @@ from conformance.shell_blocks import Shell, blocks, shell_lines
 
 READMES = ("python", "go", "typescript")
 # Building these takes minutes: `make readmes`.
-LONG_READMES = ("java", "cpp")
+LONG_READMES = ("java", "cpp", "rust")
 # What the examples of every client print, in this order.
 PRINTED = ("guest", "COMPLETED", "copied", "watching")
 
@@ -53,16 +53,17 @@ def _lend_venv(folder: Path) -> None:
 
 @pytest.fixture
 def shell(clone: Path) -> Iterator[Shell]:
-    """In the clone's root. Where the machine's own Go was too old, the bootstrap has put one into `.venv`."""
+    """In the clone's root, with a Go and a Rust that are new enough, as the bootstrap has left them."""
     environ = {name: value for name, value in os.environ.items() if name not in ("VIRTBLOCK_SERVER", "TRY")}
+    toolchain = ["sh", str(clone / "clients/rust/toolchain.sh")]
+    path = subprocess.run(toolchain, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
     go = clone / ".venv/bin/go"
-    if go.exists():
-        environ["PATH"] = f"{go.parent}:{environ['PATH']}"
+    environ["PATH"] = f"{go.parent}:{path}" if go.exists() else path
     made = Shell(clone, environ)
     yield made
     if "TRY" in made.environ:
-        stop = [clone / ".venv/bin/python", clone / "server/packaging/try_server.py", "--stop", made.environ["TRY"]]
-        subprocess.run(stop, check=True)
+        program = str(clone / "server/packaging/try_server.py")
+        subprocess.run([str(clone / ".venv/bin/python"), program, "--stop", made.environ["TRY"]], check=True)
 
 
 def _parameters() -> Iterator[object]:
@@ -77,6 +78,13 @@ def test_every_line_works_as_it_is_pasted(client: str, shell: Shell) -> None:
     left = iter(printed)
     for text in PRINTED:
         assert any(text in each for each in left), f"{text} was not printed:\n{printed}"
+
+
+def test_the_walk_of_the_project_works_as_it_is_pasted(shell: Shell) -> None:
+    walk = (ROOT / "README.md").read_text("utf-8").partition("\n## A walk\n")[2].partition("\n## ")[0]
+    printed = "".join(shell.run(line) for line in shell_lines(walk))
+    assert "Now in mirroring phase" in printed
+    assert "ready='yes'" in printed
 
 
 def test_every_python_block_is_python() -> None:
