@@ -34,7 +34,7 @@ check: setup-test ## The fast tests and the C core's own; under five minutes
 	@tests/engine/core/run.sh plain
 	@$(PY) -m pytest -n 2 -m "not slow and not live"
 
-conformance: setup-test ## Play the conformance cases in every client, or in ONLY='Go Rust', and write the table into clients/
+conformance: setup-test ## Play the conformance cases in every client, or in ONLY='Go Rust' or ONLY=missing, and write the table into clients/
 	@PYTHONPATH=tests $(PY) -m conformance.table $(ONLY)
 
 readmes: setup-test ## Paste every client's README line by line into a shell in a fresh clone
