@@ -21,9 +21,7 @@ from live.stack import until
 from virtblock.client import BlockJob, BlockJobFilter, BlockJobState, Client, ErrorNumber, VirError
 from virtblock.client.flags import BlockJobAbortFlags, BlockRebaseFlags
 
-pytestmark = pytest.mark.oracle
-
-RUN_COUNT = 30
+FEW, MANY = 2, 30
 # How long a job lives here: from its start to its end some hundred milliseconds.
 DELAY_MAX_S = 0.6
 FINAL = (BlockJobState.COMPLETED, BlockJobState.CANCELED, BlockJobState.FAILED)
@@ -148,17 +146,20 @@ def live_through(client: Client, guest: Guest, path: str, flags: int) -> bool:
     return True
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("run_count", [FEW, pytest.param(MANY, marks=pytest.mark.oracle)], ids=["few", "many"])
 @pytest.mark.parametrize("kill", [kill_ours, kill_theirs], ids=["our daemon", "libvirtd"])
 def test_records_and_events_survive_kills(
     libvirtd: PrivateLibvirtd,
     daemon: LiveDaemon,
     make_guest: Callable[..., Guest],
     kill: Callable[[LiveDaemon, PrivateLibvirtd], None],
+    run_count: int,
 ) -> None:
     chance = random.Random(20)
     with Client(daemon.target) as client:
         watcher = Watcher(client)
-        for run in range(RUN_COUNT):
+        for run in range(run_count):
             guest = make_guest()
             path = str(guest.images[0].parent / f"{guest.name}-copy.qcow2")
             killer = threading.Timer(chance.uniform(0, DELAY_MAX_S), kill, (daemon, libvirtd))
