@@ -58,12 +58,13 @@ void Call::check(const grpc::Status& status) const {
 
 namespace {
 
-std::string read_pem(const std::string& path) {
+std::string read_pem(const std::string& path, const std::string& kind) {
   if (path.empty()) return {};
   std::ifstream file(path, std::ios::binary);
   std::ostringstream text;
   if (!file || !(text << file.rdbuf())) throw invalid("TLS file '" + path + "': " + std::strerror(errno));
-  if (text.str().find("-----BEGIN ") == std::string::npos) throw invalid("TLS file '" + path + "' is no PEM file");
+  // gRPC takes a file that lacks what it is for in silence, and then no server is good enough.
+  if (text.str().find(kind + "-----") == std::string::npos) throw invalid("TLS file '" + path + "' holds no PEM " + kind);
   return text.str();
 }
 
@@ -79,7 +80,7 @@ std::shared_ptr<grpc::ChannelCredentials> credentials(const Target& target, cons
     throw invalid("a TLS certificate and its key are given both or not at all");
   }
   if (options.insecure || !target.path.empty()) return grpc::InsecureChannelCredentials();
-  return grpc::SslCredentials({read_pem(options.tls_ca), read_pem(options.tls_key), read_pem(options.tls_certificate)});
+  return grpc::SslCredentials({read_pem(options.tls_ca, "CERTIFICATE"), read_pem(options.tls_key, "PRIVATE KEY"), read_pem(options.tls_certificate, "CERTIFICATE")});
 }
 
 grpc::ChannelArguments channel_arguments(const Options& options) {

@@ -220,13 +220,22 @@ function trust(target: Target, { insecure, tls }: ClientOptions): ChannelCredent
   if (!tls?.cert !== !tls?.key) {
     throw invalid("a TLS certificate and its key are given both or not at all");
   }
-  return insecure || target.path ? credentials.createInsecure() : credentials.createSsl(read(tls?.ca), read(tls?.key), read(tls?.cert));
+  return insecure || target.path ? credentials.createInsecure() : credentials.createSsl(read(tls?.ca, "CERTIFICATE"), read(tls?.key, "PRIVATE KEY"), read(tls?.cert, "CERTIFICATE"));
 }
 
-function read(path: string | undefined): Buffer | null {
+/** gRPC takes a file that lacks what it is for in silence, and then no server is good enough. */
+function read(path: string | undefined, kind: string): Buffer | null {
+  let content: Buffer;
   try {
-    return path ? readFileSync(path) : null;
+    if (!path) {
+      return null;
+    }
+    content = readFileSync(path);
   } catch (error) {
     throw invalid(`TLS file '${path}': ${(error as Error).message}`);
   }
+  if (!new RegExp(`-----BEGIN [A-Z0-9 ]*${kind}`).test(content.toString("latin1"))) {
+    throw invalid(`TLS file '${path}' holds no PEM ${kind.toLowerCase()}`);
+  }
+  return content;
 }

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import urllib.parse
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,7 +123,7 @@ def read_tls_files(target: Target, tls: TlsOptions | None) -> tuple[bytes | None
         raise _invalid(f"server '{target}': a unix socket has no TLS")
     if (tls.cert is None) != (tls.key is None):
         raise _invalid("a TLS certificate and its key are given both or not at all")
-    return _read(tls.ca), _read(tls.key), _read(tls.cert)
+    return _read(tls.ca, "CERTIFICATE"), _read(tls.key, "PRIVATE KEY"), _read(tls.cert, "CERTIFICATE")
 
 
 def check_insecure(target: Target, tls: TlsOptions | None) -> None:
@@ -133,13 +134,17 @@ def check_insecure(target: Target, tls: TlsOptions | None) -> None:
         raise _invalid(f"server '{target}': insecure is for this machine alone, as in 127.0.0.1:{target.port}")
 
 
-def _read(path: str | os.PathLike[str] | None) -> bytes | None:
+def _read(path: str | os.PathLike[str] | None, kind: str) -> bytes | None:
+    """gRPC takes a file that lacks what it is for in silence, and then no server is good enough."""
     if path is None:
         return None
     try:
-        return Path(path).read_bytes()
+        content = Path(path).read_bytes()
     except OSError as error:
         raise _invalid(f"TLS file '{os.fspath(path)}': {error.strerror}") from error
+    if re.search(rb"-----BEGIN [A-Z0-9 ]*" + kind.encode(), content) is None:
+        raise _invalid(f"TLS file '{os.fspath(path)}' holds no PEM {kind.lower()}")
+    return content
 
 
 def _default_socket() -> str:
