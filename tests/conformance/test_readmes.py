@@ -43,8 +43,9 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def _lend_venv(folder: Path) -> None:
-    """Ours by hard links, with the stamps that the bootstrap would have left in that folder."""
-    subprocess.run(["cp", "-al", ROOT / ".venv", folder / ".venv"], check=True)
+    """Ours, by hard links where one can, with the stamps that the bootstrap would have left in that folder."""
+    how = "-al" if ROOT.stat().st_dev == folder.stat().st_dev else "-a"
+    subprocess.run(["cp", how, ROOT / ".venv", folder / ".venv"], check=True)
     for stamp in (folder / ".venv").glob(".stamp-*"):
         text = stamp.read_text()
         stamp.unlink()
