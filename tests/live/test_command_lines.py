@@ -32,7 +32,7 @@ LINE_COUNT_MIN = 60
 GUIDE = Path(__file__).parents[2] / "docs" / "cli.md"
 _ROW = re.compile(r"\| `(?P<line>[^`]+)` \| (?P<virsh>[^|]+) \| (?P<virtblock>[^|]+) \| [^|]+ \|")
 # What a guest that stands still has of chance: its clock and balloon, and how far a job was when it was asked.
-_CHANCE = re.compile(r"<currentMemory.*|\rBlock \w+: \[ *[0-9]+ %\]|(?<=\nSHA )")
+_CHANCE = re.compile(r"<currentMemory.*|\rBlock \w+: \[ *[0-9]+ %\]")
 
 
 @dataclass(frozen=True)
