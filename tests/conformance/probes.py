@@ -7,6 +7,7 @@ named; it never hangs a test.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import functools
 import json
@@ -118,13 +119,16 @@ class Probe:
     def ask(self, **command: Any) -> dict[str, Any]:
         """What it answers to one command. Raises AssertionError when it dies, hangs or crashes."""
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(command) + "\n")
-        self._process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # it has died: its end is what is read
+            self._process.stdin.write(json.dumps(command) + "\n")
+            self._process.stdin.flush()
         try:
             line = self._answers.get(timeout=ANSWER_TIMEOUT_S)
         except queue.Empty:
             self._process.kill()
             raise AssertionError(f"no answer within {ANSWER_TIMEOUT_S} s to {command}") from None
+        if not line:
+            self._answers.put("")  # for the commands that follow
         assert line, f"the probe ended with {self._process.wait()} at {command}"
         answer: dict[str, Any] = json.loads(line)
         assert "crash" not in answer, f"{command}: {answer['crash']}"
@@ -133,7 +137,8 @@ class Probe:
     def close(self) -> None:
         """End it."""
         assert self._process.stdin is not None
-        self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
         try:
             self._process.wait(ANSWER_TIMEOUT_S)
         except subprocess.TimeoutExpired:

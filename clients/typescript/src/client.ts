@@ -192,9 +192,24 @@ export class Client implements Disposable {
   }
 }
 
-async function* iterate<T>(call: ClientReadableStream<T>, server: string, rpc: string): AsyncIterableIterator<T> {
+function iterate<T>(call: ClientReadableStream<T>, server: string, rpc: string): AsyncIterableIterator<T> {
+  const early: { error?: Error } = {};
+  // An error that nobody listens for ends the process, and the iteration listens from its first step on.
+  call.on("error", (error) => (early.error = error));
+  return messages(call, early, server, rpc);
+}
+
+async function* messages<T>(
+  call: ClientReadableStream<T>,
+  early: { error?: Error },
+  server: string,
+  rpc: string,
+): AsyncIterableIterator<T> {
   try {
     yield* call as AsyncIterable<T>;
+    if (early.error) {
+      throw early.error;
+    }
   } catch (error) {
     throw fromCall(error, server, rpc);
   } finally {
