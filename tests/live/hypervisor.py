@@ -9,6 +9,7 @@ open stands in its place; the daemon may be stopped, killed and started again wh
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
@@ -150,6 +151,21 @@ class PrivateLibvirtd:
             list(threads.map(_destroy, running))
         connection.close()
         self.stop()
+        for pid in self._lost_guests():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def _lost_guests(self) -> list[int]:
+        """Guests of ours that libvirtd knows no more, as it was killed at a bad moment, and would leave running."""
+        mark, found = os.fsencode(f"{self.folder}/"), []
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue  # it has ended
+            if b"qemu-system" in words[0] and any(mark in word for word in words):
+                found.append(int(entry.name))
+        return found
 
     def make_image(
         self, name: str, *, size: str = "16M", backing: Path | None = None, write: Sequence[str] = ()
