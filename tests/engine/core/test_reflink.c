@@ -237,6 +237,21 @@ static void source_order_is_not_had_everywhere(void)
 	source_format = VB_FORMAT_RAW;
 }
 
+/* The disk's end fills a part of a cluster. What lies behind that part in the source's file belongs to the next cluster, not beside it. */
+static void the_end_of_the_disk_ends_a_call(void)
+{
+	struct vb_copy_progress progress;
+
+	CHECK_EQUAL(test_shell("rm -f disk && qemu-img create -q -f qcow2 -o cluster_size=4k disk 260k && "
+			       "qemu-io -f qcow2 -c 'write -P 9 256k 4k' -c 'write -P 1 0 64k' -c 'write -P 2 64k 64k' disk >/dev/null"), 0);
+	source_format = VB_FORMAT_QCOW2;
+	refuse(0, 0, false);
+	CHECK_OK(copy_with(VB_FORMAT_QCOW2, VB_REFLINK_AUTO, 65536, &progress) == 0, error);
+	CHECK_EQUAL(progress.shared_bytes, 132 * KIB);
+	check_copy(VB_FORMAT_QCOW2);
+	source_format = VB_FORMAT_RAW;
+}
+
 int main(void)
 {
 	disk_path = strdup(test_path("disk"));
@@ -250,6 +265,7 @@ int main(void)
 	RUN(failures_end_the_copy);
 	RUN(what_lies_together_is_shared_at_once);
 	RUN(source_order_is_not_had_everywhere);
+	RUN(the_end_of_the_disk_ends_a_call);
 	free(disk_path);
 	free(copy_path);
 	free(partial_path);

@@ -187,6 +187,8 @@ static int linear_share(struct vb_writer *writer, const struct vb_share *share, 
 	uint64_t first_rank = 0, next_rank = UINT64_MAX, length_bytes = 0, rank;
 
 	for (size_t index = 0; index < share->piece_count; index++) {
+		if ((length_bytes & (writer->unit_bytes - 1)) != 0)
+			return fail_unplanned(writer, share->pieces[index].start_bytes, share->pieces[index].length_bytes, error);
 		if (find_rank(self, &share->pieces[index], next_rank, &rank, error))
 			return -1;
 		if (index == 0)

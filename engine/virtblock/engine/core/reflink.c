@@ -113,13 +113,15 @@ static int share_group(struct sharing *sharing, struct group *group, struct vb_e
 	return 0;
 }
 
-/* Whether the range of the extent lies in its file where the group ends, so that one call may share it too. */
+/* Whether the range of the extent lies in its file where the group ends, so that one call may share it too. Behind a unit that the disk's
+ * end cuts short, the next one begins further on in the destination. */
 static bool continues(const struct sharing *sharing, const struct group *group, const struct vb_extent *extent,
 		      uint64_t source_offset_bytes, uint64_t length_bytes)
 {
 	return group->share.piece_count > 0 && group->share.piece_count < PIECE_COUNT_MAX &&
 	       sharing->copy->destination->is_in_source_order && extent->layer_index == group->first->layer_index &&
 	       source_offset_bytes == group->share.source_offset_bytes + group->length_bytes &&
+	       (group->length_bytes & (sharing->copy->destination->unit_bytes - 1)) == 0 &&
 	       group->length_bytes + length_bytes <= SHARE_PIECE_BYTES;
 }
 
