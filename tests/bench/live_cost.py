@@ -2,11 +2,12 @@
 """What our server costs in front of libvirt: the latency that it adds to a call, and how late a watcher hears of READY.
 
 The rules. Both sides make the same call over a unix socket, on the same guest of the same private libvirtd or each on
-one of two that are alike, in turns, so that what else the machine does hits both. A call that starts a job is made when
-libvirt has ended the job before and our server has recorded its end, whichever side it was. READY is counted from
-libvirt's own event, taken by libvirt-python in this process, to the event at each watcher, which is a stream of its own
-over the server's unix socket. The jobs are on the disks of a few guests: guests are heavy, and libvirt's jobs are per
-disk.
+one of two that are alike, in turns, so that what else the machine does hits both. In the same turns an empty gRPC
+server waits as long as libvirt just took: what that takes longer is the transport's share (`bare_grpc`). A call that
+starts a job is made when libvirt has ended the job before and our server has recorded its end, whichever side it was.
+READY is counted from libvirt's own event, taken by libvirt-python in this process, to the event at each watcher, which
+is a stream of its own over the server's unix socket. The jobs are on the disks of a few guests: guests are heavy, and
+libvirt's jobs are per disk.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import grpc
 import libvirt
+from bench.bare_grpc import BareServer
 from live.daemon import LiveDaemon
 from live.hypervisor import HypervisorUnavailable, PrivateLibvirtd, disk_xml, domain_xml
 
@@ -59,6 +60,7 @@ class Rig:
         (folder / "daemon").mkdir()
         self.daemon = LiveDaemon(self.libvirtd.uri, folder / "daemon")
         self.client = Client(self.daemon.target)
+        self.bare = BareServer(folder)
 
     def make_guest(self, name: str, disk_count: int, size: str = "1M") -> libvirt.virDomain:
         """A paused guest with this many disks vda, vdb…"""
@@ -71,10 +73,32 @@ class Rig:
 
     def close(self) -> None:
         """Ends everything."""
+        self.bare.close()
         self.client.close()
         self.daemon.close()
         self.connection.close()
         self.libvirtd.close()
+
+
+class Latencies:
+    """What one kind of call took, in seconds; the first few rounds open what the others use and do not count."""
+
+    def __init__(self, rig: Rig, skipped_count: int) -> None:
+        self.direct_s: list[float] = []
+        self.ours_s: list[float] = []
+        self.transport_s: list[float] = []  # beyond the wait
+        self._rig = rig
+        self._skipped_count = skipped_count
+        self._round_count = 0
+
+    def add(self, direct_s: float, ours_s: float) -> None:
+        """A round; the empty call follows here."""
+        transport_s = measure(lambda: self._rig.bare.wait(direct_s)) - direct_s
+        self._round_count += 1
+        if self._round_count > self._skipped_count:
+            self.direct_s.append(direct_s)
+            self.ours_s.append(ours_s)
+            self.transport_s.append(transport_s)
 
 
 def measure(call: Callable[[], object]) -> float:
@@ -90,14 +114,15 @@ def percentiles(times_s: Sequence[float]) -> tuple[float, float]:
     return cuts[49] * 1000, cuts[98] * 1000
 
 
-def print_latency(name: str, direct_s: Sequence[float], ours_s: Sequence[float]) -> None:
-    """One row: libvirt, virtblock, and what is added."""
-    direct, ours = percentiles(direct_s), percentiles(ours_s)
-    added = ours[0] - direct[0]
-    verdict = "" if added <= GOAL_ADDED_MS else f"  (goal: {GOAL_ADDED_MS} ms)"
+def print_latency(name: str, times: Latencies) -> None:
+    """One row: libvirt, virtblock, what is added, and which share of it gRPC has."""
+    direct, ours = percentiles(times.direct_s), percentiles(times.ours_s)
+    added_ms = ours[0] - direct[0]
+    transport_ms = percentiles(times.transport_s)[0]
+    verdict = "" if added_ms <= GOAL_ADDED_MS else f"  (goal: {GOAL_ADDED_MS} ms)"
     print(
         f"{name:<18} libvirt {direct[0]:7.2f} {direct[1]:7.2f}   virtblock {ours[0]:7.2f} {ours[1]:7.2f}   "
-        f"added at p50 {added:6.2f} ms{verdict}",
+        f"added at p50 {added_ms:6.2f} ms, of which an empty gRPC call {transport_ms:5.2f}{verdict}",
         flush=True,
     )
 
@@ -108,16 +133,13 @@ def measure_info(rig: Rig) -> None:
     domain.blockRebase("vda", str(rig.libvirtd.images / "info-copy"), 0, COPY)
     while "ready='yes'" not in domain.XMLDesc():
         time.sleep(0.01)
-    direct, ours = [], []
-    for number in range(INFO_CALLS + 20):
-        times = (
+    times = Latencies(rig, skipped_count=20)
+    for _ in range(INFO_CALLS + 20):
+        times.add(
             measure(lambda: domain.blockJobInfo("vda", 0)),
             measure(lambda: rig.client.get_block_job_info("info", "vda", 0)),
         )
-        if number >= 20:  # the first ones open what the others use
-            direct.append(times[0])
-            ours.append(times[1])
-    print_latency("GetBlockJobInfo", direct, ours)
+    print_latency("GetBlockJobInfo", times)
     domain.blockJobAbort("vda", 0)
 
 
@@ -136,26 +158,23 @@ def wait_recorded(rig: Rig, domain: libvirt.virDomain, job_count: int) -> None:
 
 def measure_rebase(rig: Rig) -> None:
     """BlockRebase with COPY, on two guests that are alike; what ends the jobs is not measured."""
-    direct: list[float] = []
-    ours: list[float] = []
+    times = Latencies(rig, skipped_count=5)
     theirs, our_own = rig.make_guest("rebase-1", 1), rig.make_guest("rebase-2", 1)
 
-    def by_libvirt(path: str) -> None:
-        theirs.blockRebase("vda", path, 0, COPY)
+    def start_s(number: int, domain: libvirt.virDomain, start: Callable[[str], object]) -> float:
+        path = rig.libvirtd.images / f"{domain.name()}-copy"
+        took_s = measure(lambda: start(str(path)))
+        domain.blockJobAbort("vda", 0)
+        wait_recorded(rig, domain, number)
+        path.unlink()
+        return took_s
 
-    def by_server(path: str) -> None:
-        rig.client.block_rebase("rebase-2", "vda", path, 0, COPY)
-
-    for number in range(REBASE_CALLS + 5):
-        for start, domain, times_s in ((by_libvirt, theirs, direct), (by_server, our_own, ours)):
-            path = rig.libvirtd.images / f"{domain.name()}-copy"
-            took_s = measure(partial(start, str(path)))
-            domain.blockJobAbort("vda", 0)
-            wait_recorded(rig, domain, number + 1)
-            path.unlink()
-            if number >= 5:  # the first ones open what the others use
-                times_s.append(took_s)
-    print_latency("BlockRebase COPY", direct, ours)
+    for number in range(1, REBASE_CALLS + 6):
+        times.add(
+            start_s(number, theirs, lambda path: theirs.blockRebase("vda", path, 0, COPY)),
+            start_s(number, our_own, lambda path: rig.client.block_rebase("rebase-2", "vda", path, 0, COPY)),
+        )
+    print_latency("BlockRebase COPY", times)
 
 
 class Announcements:
