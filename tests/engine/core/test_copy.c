@@ -1,12 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Whole copies: every format, cluster size, lane count and granule, onto new and existing destinations; control; and what
  * is left after a failure. */
+#include <errno.h>
 #include <pthread.h>
+#include <stdatomic.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "check.h"
 #include "copy_runner.h"
+#include "sys.h"
 
 #define KIB 1024ull
 #define MIB (1024ull * 1024)
@@ -195,6 +199,59 @@ static void refusals_name_the_reason(void)
 	free(nothing_path);
 }
 
+static atomic_uint drop_count;
+
+static int count_drops(int fd, off_t offset, off_t length, int advice)
+{
+	char link[64], name[4096];
+
+	if (advice != POSIX_FADV_DONTNEED)
+		return vb_sys_linux.fadvise(fd, offset, length, advice);
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+	ssize_t name_length = readlink(link, name, sizeof(name) - 1);
+
+	CHECK(name_length > 0);
+	name[name_length] = '\0';
+	CHECK(strncmp(name, copy_path, strlen(copy_path)) == 0);
+	atomic_fetch_add(&drop_count, 1);
+	return EIO;   /* nobody minds */
+}
+
+/* What a copy has written, and only that, leaves the page cache; of an image that stays in use nothing does. */
+static void what_is_on_the_disk_leaves_the_cache(void)
+{
+	struct copy_request request = {
+		.source = disk_path,
+		.source_format = VB_FORMAT_RAW,
+		.destination = copy_path,
+		.format = VB_FORMAT_QCOW2,
+		.lane_count = 1,
+	};
+	struct vb_policy *policy = vb_policy_new(NULL, 0, &error);
+	struct vb_sys calls = vb_sys_linux;
+
+	CHECK_EQUAL(test_shell("rm -f disk && head -c 40M /dev/urandom >disk"), 0);
+	calls.fadvise = count_drops;
+	vb_sys = &calls;
+	for (unsigned reuse = 0; reuse < 2; reuse++) {
+		request.reuse = reuse;
+		atomic_store(&drop_count, 0);
+		copy_ok(&request, NULL);
+		CHECK(drop_count >= 4 && drop_count <= 5);   /* each 8 MiB */
+	}
+
+	struct vb_writer *writer = vb_image_open_writable(policy, copy_path, VB_FORMAT_QCOW2, &error);
+
+	CHECK_OK(writer != NULL, error);
+	atomic_store(&drop_count, 0);
+	writer->ops->write_back(writer);
+	CHECK_EQUAL(drop_count, 0);
+	writer->ops->close(writer);
+	vb_sys = &vb_sys_linux;
+	vb_policy_free(policy);
+	unlink(copy_path);
+}
+
 static void a_second_copy_to_the_same_path_is_locked_out(void)
 {
 	struct vb_policy *policy = vb_policy_new(NULL, 0, &error);
@@ -359,6 +416,7 @@ int main(void)
 	RUN(existing_destinations_keep_nothing_of_their_own);
 	RUN(reused_overlay_takes_the_top_alone);
 	RUN(refusals_name_the_reason);
+	RUN(what_is_on_the_disk_leaves_the_cache);
 	RUN(a_second_copy_to_the_same_path_is_locked_out);
 	RUN(what_lies_at_the_partial_name_is_replaced_not_followed);
 	RUN(pause_limit_and_cancel_reach_a_running_copy);

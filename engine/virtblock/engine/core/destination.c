@@ -233,8 +233,8 @@ static struct vb_writer *open_device(const struct vb_policy *policy, const struc
 	return open_guarded(policy, spec->path, source, &file, error) ? NULL : new_qcow2(NULL, &file, spec, error);
 }
 
-struct vb_writer *vb_writer_open(const struct vb_policy *policy, const struct vb_destination_spec *spec,
-				 const struct vb_chain *source, struct vb_error *error)
+static struct vb_writer *open_destination(const struct vb_policy *policy, const struct vb_destination_spec *spec,
+					  const struct vb_chain *source, struct vb_error *error)
 {
 	bool is_device;
 
@@ -245,6 +245,16 @@ struct vb_writer *vb_writer_open(const struct vb_policy *policy, const struct vb
 	if (find_block_device(policy, spec->path, &is_device, error))
 		return NULL;
 	return is_device ? open_device(policy, spec, source, error) : open_new(policy, spec, false, source, error);
+}
+
+struct vb_writer *vb_writer_open(const struct vb_policy *policy, const struct vb_destination_spec *spec,
+				 const struct vb_chain *source, struct vb_error *error)
+{
+	struct vb_writer *writer = open_destination(policy, spec, source, error);
+
+	if (writer)
+		writer->drops_cached = true;
+	return writer;
 }
 
 struct vb_writer *vb_destination_create(const struct vb_policy *policy, const struct vb_destination_spec *spec,
@@ -424,8 +434,12 @@ int vb_writer_fill(const struct vb_writer *writer, uint64_t offset_bytes, uint64
 
 void vb_writer_start_write_back(struct vb_writer *writer)
 {
-	if (writer->spec.durable)
-		vb_sys->sync_file_range(writer->file.fd, 0, 0, SYNC_FILE_RANGE_WRITE);
+	if (!writer->spec.durable)
+		return;
+	vb_sys->sync_file_range(writer->file.fd, 0, 0, SYNC_FILE_RANGE_WRITE);
+	/* What is still being written stays for the next time. */
+	if (writer->drops_cached)
+		vb_sys->fadvise(writer->file.fd, 0, 0, POSIX_FADV_DONTNEED);
 }
 
 void vb_writer_find_sharing(struct vb_writer *writer)

@@ -71,7 +71,7 @@ int vb_writer_sync(struct vb_writer *writer, struct vb_error *error);
 int vb_writer_preallocate(struct vb_writer *writer, uint64_t size_bytes, bool *fills, struct vb_error *error);
 /* Writes zeros. */
 int vb_writer_fill(const struct vb_writer *writer, uint64_t offset_bytes, uint64_t length_bytes, struct vb_error *error);
-/* Starts write-back of what is dirty now, without waiting for it. */
+/* Starts write-back of what is dirty now, without waiting for it; what a copy wrote earlier and is on the disk leaves the page cache. */
 void vb_writer_start_write_back(struct vb_writer *writer);
 
 /* Fills share_block_bytes and is_share_likely of a destination that may share extents. */

@@ -21,7 +21,8 @@
 #include "zero.h"
 
 #define QUEUED_CHUNK_COUNT 8u   /* ready to be written, beside those that lanes put together */
-#define WRITE_BACK_BYTES (32ull * 1024 * 1024)
+/* So little that the pages that the disk has taken are used again while the processor still knows them. */
+#define WRITE_BACK_BYTES (8ull * 1024 * 1024)
 #define ZERO_PIECE_BYTES (1ull << 30)   /* how much of a gap is zeroed between two looks at cancel and pause */
 
 /* What a unit of the chunk is. GAP: no extent touches it. */

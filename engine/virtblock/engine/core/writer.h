@@ -118,6 +118,7 @@ struct vb_writer {
 	bool can_resume;                /* what a checkpoint made durable can be gone on with by another process */
 	bool is_fresh;                  /* bears no mark of an earlier run that was not completed, and is of a kind that would */
 	bool keeps_unfinished;          /* close() leaves the partial file */
+	bool drops_cached;              /* a copy fills it: what is on the disk leaves the page cache, for nobody reads it soon */
 	bool published;
 };
 
