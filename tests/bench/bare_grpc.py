@@ -30,7 +30,7 @@ class BareServer:
         assert self._process.stdout is not None
         self._process.stdout.readline()  # it listens
         self._channel = grpc.insecure_channel(target)
-        self._method: "grpc.UnaryUnaryMultiCallable[bytes, bytes]" = self._channel.unary_unary(METHOD)
+        self._method: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(METHOD)
 
     def wait(self, wait_s: float) -> None:
         """A call that waits so long."""

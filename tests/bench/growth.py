@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench.images import Disks
-from bench.measure import Run
+from bench.measure import Run, warm_memory
 from bench.peers import run_ours
 from bench.rows import Work
-from bench.table import check_same, median, occupied_bytes
+from bench.table import WARM_BYTES_MAX, check_same, median, occupied_bytes
 
 from virtblock.engine.units import GIB
 
@@ -41,6 +41,7 @@ def measure_growth(
         runs = []
         for _ in range(round_count):
             destination.unlink(missing_ok=True)
+            warm_memory(min(disk.size_bytes, WARM_BYTES_MAX))
             runs.append(run_ours(work, disk, destination))
         check_same(disk, destination, "qcow2")
         yield Growth(line, amount, median(runs), occupied_bytes(destination))
