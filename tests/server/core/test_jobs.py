@@ -442,3 +442,22 @@ def test_libvirts_own_figures() -> None:
     assert libvirt_progress(67108864, 0, is_ready=False) == (67108863, 67108864)
     assert libvirt_progress(0, 0, is_ready=False) == (0, 1)
     assert libvirt_progress(0, 0, is_ready=True) == (1, 1)
+
+
+def test_the_oldest_ended_jobs_are_forgotten(core: Core, clock: Clock) -> None:
+    jobs = JobRegistry(core.store, core.events, clock, kept_count=3, forget_step=2)
+
+    def begin(disk: str, request_id: str = "") -> BlockJob:
+        clock.now_s += 1
+        return jobs.begin(sample_job(disk), Origin("someone", request_id))
+
+    def disks(registry: JobRegistry) -> list[str]:
+        return [job.disk for job in registry.list_jobs(JobFilter())[0]]
+
+    begin("active")
+    for disk, request_id in (("requested", "a"), ("0", ""), ("1", ""), ("2", ""), ("3", "")):
+        jobs.transition(begin(disk, request_id).job_id, JobState.COMPLETED)
+    assert disks(jobs) == ["3", "2", "1", "requested", "active"]
+    clock.now_s += 48 * 3600
+    begin("later", "b")  # the first request is forgotten with its day
+    assert disks(JobRegistry(core.store, core.events, clock, kept_count=2)) == ["later", "3", "active"]

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`--allow-path` for copies that libvirt makes: what lies outside never reaches it. Over libvirt's driver for tests."""
+"""`--allow-path` for what libvirt writes: what lies outside never reaches it. Over libvirt's driver for tests."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from uuid import uuid4
 
 import libvirt
 import pytest
@@ -17,6 +19,7 @@ from virtblock.server.drivers.libvirt.allowing import AllowedDestinations
 
 URI = "test:///default"
 NO_SUPPORT, INVALID_ARG, ACCESS_DENIED = 3, 8, 88
+RUNNING = 1
 COPY, REUSE = int(BlockRebaseFlags.COPY), int(BlockRebaseFlags.REUSE_EXT)
 
 
@@ -94,6 +97,30 @@ def test_what_is_no_file_of_the_folders_is_refused(allowed: Path, source: str) -
     bounded = AllowedDestinations(PathPolicy([str(allowed)]), is_local=True)
     assert number_of(lambda: bounded.require_xml(f"<disk>{source}</disk>")) == ACCESS_DENIED
     AllowedDestinations(PathPolicy([]), is_local=True).require_xml(f"<disk>{source}</disk>")
+
+
+def test_a_state_is_saved_in_the_folders_only(stack: Stack, allowed: Path, uuid: str) -> None:
+    for path in (*outside(allowed), "relative"):
+        assert number_of(partial(stack.domains.save, CALLER, selector(uuid), path)) == ACCESS_DENIED
+    assert stack.domains.get_state(CALLER, selector(uuid), 0)[0] == RUNNING
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        "<disks><disk name='vda' snapshot='external'><source file='{path}'/></disk></disks>",
+        "<disks><disk name='vda' type='block'><source dev='{path}'/></disk></disks>",
+        "<memory snapshot='external' file='{path}'/>",
+        "<disks><disk name='vda' type='network'><source protocol='nbd' name='x'/></disk></disks>",
+    ],
+)
+def test_a_snapshot_goes_into_the_folders_only(stack: Stack, allowed: Path, uuid: str, parts: str) -> None:
+    create = partial(stack.domains.snapshot_create_xml, CALLER, selector(uuid))
+    for path in outside(allowed):
+        xml = f"<domainsnapshot><name>x</name>{parts.format(path=path)}</domainsnapshot>"
+        assert number_of(partial(create, xml, 0)) == ACCESS_DENIED
+    name = f"without-files-{uuid4()}"  # libvirt's test domain is the whole process's
+    assert create(f"<domainsnapshot><name>{name}</name></domainsnapshot>", 0)[0] == name
 
 
 def test_on_another_host_names_alone_are_compared(allowed: Path) -> None:

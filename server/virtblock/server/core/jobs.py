@@ -43,6 +43,10 @@ from virtblock.server.core.model import (
 from virtblock.server.core.store import JobQuery, Reads, RequestRecord, StartRecord, Store, Transaction
 
 REQUEST_KEPT_S = 24 * 3600.0
+# As many as there are entries in the log: about 100 MB.
+JOB_KEPT_COUNT = 100_000
+# So often the oldest are looked for: finding them walks all.
+JOB_FORGET_STEP = 1000
 PAGE_SIZE_DEFAULT = 100
 PAGE_SIZE_MAX = 1000
 logger = logging.getLogger(__name__)
@@ -156,21 +160,33 @@ class JobRegistry:
     taken last.
     """
 
-    def __init__(self, store: Store, events: EventLog, clock: Callable[[], float] = time.time) -> None:
-        """`clock`: seconds since the epoch."""
+    def __init__(
+        self,
+        store: Store,
+        events: EventLog,
+        clock: Callable[[], float] = time.time,
+        *,
+        kept_count: int = JOB_KEPT_COUNT,
+        forget_step: int = JOB_FORGET_STEP,
+    ) -> None:
+        """`clock`: seconds since the epoch. `kept_count`: how many jobs are kept at least; of older ones those that
+        have ended are forgotten, at the opening and after each `forget_step` new ones."""
         self._store = store
         self._events = events
         self._clock = clock
+        self._kept_count = kept_count
+        self._forget_step = forget_step
+        self._entered_count = 0  # guarded by the store's lock
         self._lock = threading.Lock()
         with store.reading() as reads:
             active = reads.list_jobs(JobQuery(active_only=True))
             starts = reads.list_starts()
         self._active = {job.job_id: job for job in active}
         self._accepted: dict[str, StartRecord] = {}  # active jobs that are not in the log yet
-        if starts:  # of a process that died; see `prepare`
-            with store.transaction() as transaction:
-                for start in starts:
-                    self._enter_if_free(transaction, start)
+        with store.transaction() as transaction:
+            transaction.delete_ended_jobs(kept_count)
+            for start in starts:  # of a process that died; see `prepare`
+                self._enter_if_free(transaction, start)
 
     def begin(self, job: BlockJob, origin: JobOrigin) -> BlockJob:
         """Records a new job in state NEW and announces it; returns it with its id and its time of creation.
@@ -412,6 +428,9 @@ class JobRegistry:
         transaction.put_job(job)
         self._remember_request(transaction, start)
         self._announce(transaction, job, job)
+        self._entered_count += 1
+        if self._entered_count % self._forget_step == 0:
+            transaction.delete_ended_jobs(self._kept_count)
 
     def _known(self, job_id: str) -> BlockJob | None:
         """The job from memory; None when it is not active."""

@@ -258,6 +258,15 @@ class Transaction(Reads):
             ),
         )
 
+    def delete_ended_jobs(self, kept_count: int) -> None:
+        """Forgets the ended jobs that are older than the newest `kept_count` jobs, unless a request id names them."""
+        self._connection.execute(
+            "DELETE FROM jobs WHERE is_active = 0"
+            " AND job_id < (SELECT MIN(job_id) FROM (SELECT job_id FROM jobs ORDER BY job_id DESC LIMIT ?))"
+            " AND job_id NOT IN (SELECT job_id FROM requests)",
+            (kept_count,),
+        )
+
     def put_start(self, start: StartRecord) -> None:
         """Adds a job that is not yet among the others."""
         self._connection.execute(

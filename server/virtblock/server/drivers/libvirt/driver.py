@@ -243,6 +243,7 @@ class LibvirtDriver:
 
     def domain_save(self, domain: Domain, path: str, xml: str | None, flags: int) -> None:
         """virDomainSaveFlags, or virDomainSave where that is all."""
+        self._allowed.require_saved(path)
         with self._shut_off.guarding(domain):
             self._on(domain, lambda found: found.saveFlags(path, xml, flags) if xml or flags else found.save(path))
 
@@ -258,6 +259,7 @@ class LibvirtDriver:
             snapshot = found.snapshotCreateXML(xml, flags)
             return snapshot.getName(), "" if flags & SnapshotCreateFlags.NO_METADATA else snapshot.getXMLDesc()
 
+        self._allowed.require_snapshot(xml)
         with self._shut_off.guarding(domain):
             return self._on(domain, create)
 
