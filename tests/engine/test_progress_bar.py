@@ -86,6 +86,39 @@ def test_narrow_terminals(columns: int, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize(
+    ("columns", "line"),
+    [
+        (50, " 50.0 %  50.0 MiB/s  0:10 left"),
+        (20, " 50.0 %  0:10 left"),
+        (15, " 50.0 %"),
+    ],
+)
+def test_narrow_terminals_get_whole_words(columns: int, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What does not fit is left out from the left: the time left matters most."""
+    monkeypatch.setattr(ProgressBar, "_columns", lambda self: columns)
+    stream = Terminal()
+    bar = ProgressBar(stream)
+    for step in range(11):
+        bar.show(reading(step * 50, step))
+    assert stream.getvalue().split(ERASE_LINE)[-1] == line
+
+
+def test_a_dumb_terminal_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It cannot erase."""
+    monkeypatch.setenv("TERM", "dumb")
+    stream = Terminal()
+    ProgressBar(stream).show(reading(500, 1))
+    assert stream.getvalue() == " 50 %  500 MiB of 1000 MiB\n"
+
+
+def test_a_rate_that_is_not_known_is_not_shown() -> None:
+    """One reading says nothing of the speed, least of all that it is 0."""
+    stream = io.StringIO()
+    ProgressBar(stream).finish(reading(1000, 0.5, phase="done"))
+    assert stream.getvalue() == "100 %  1000 MiB of 1000 MiB\n"
+
+
+@pytest.mark.parametrize(
     ("now", "word"),
     [
         (reading(0, 0.1, phase="planning", total_mib=0), "planning"),
@@ -128,12 +161,15 @@ def test_percent_never_falls_and_never_lies(readings: list[tuple[int, bool]]) ->
     ("count", "text"),
     [
         (0, "0 bytes"),
+        (1, "1 byte"),
         (1023, "1023 bytes"),
         (64 * KIB, "64.0 KiB"),
         (1536 * KIB, "1.50 MiB"),
         (999 * MIB, "999 MiB"),
         (2 * GIB, "2.00 GiB"),
         (16 * TIB, "16.0 TiB"),
+        (4096 * TIB, "4.00 PiB"),
+        (2**63 - 512, "8.00 EiB"),
     ],
 )
 def test_sizes_for_reading(count: int, text: str) -> None:

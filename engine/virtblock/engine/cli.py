@@ -16,7 +16,7 @@ import sys
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from virtblock.engine import EngineError
-from virtblock.engine.copy_command import PARTIAL_SUFFIX, CopyReport, Interrupted, Request, journal_of, run_copy
+from virtblock.engine.copy_command import PARTIAL_SUFFIX, CopyReport, Course, Interrupted, Request, journal_of, run_copy
 from virtblock.engine.progress_bar import ProgressBar
 from virtblock.engine.units import MIB, bytes_text, parse_rate, parse_size
 
@@ -28,6 +28,7 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2
 
 _FORMATS_BY_ENDING: dict[str, ImageFormat] = {".qcow2": "qcow2", ".raw": "raw", ".img": "raw"}
+_CONTROL_CHARACTERS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if code != ord("\n")}
 _BITMAP_HELP = (
     "with --reuse: DEST is an earlier copy; copy only what SOURCE's persistent bitmap NAME marks as written since "
     "(the bitmap stays as it is: clear it when the copy is yours)"
@@ -273,9 +274,33 @@ def _error_fields(error: EngineError) -> dict[str, object]:
     }
 
 
-def _say(text: str, stream: TextIO) -> None:
-    # A file name may hold bytes that are no text; they must not turn a message into another error.
-    print(text.encode("utf-8", "surrogateescape").decode("utf-8", "replace"), file=stream)
+def _say(text: str, stream: TextIO) -> bool:
+    """Print one message; whether it got out."""
+    # A file name may hold bytes that are no text; they must not turn a message into another error. And an image's
+    # names, which somebody else chose, must not steer the terminal.
+    readable = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return _print(readable.translate(_CONTROL_CHARACTERS), stream)
+
+
+def _print(text: str, stream: TextIO) -> bool:
+    try:
+        print(text, file=stream, flush=True)
+    except OSError as error:
+        if stream is sys.stdout:
+            _print(f"virtblock-copy: Cannot write to standard output: {error.strerror}", sys.stderr)
+        return False
+    return True
+
+
+def _advice(error: EngineError) -> str:
+    """What to do next, where the reason alone does not tell; else ""."""
+    if error.kind == "exists":
+        return "Remove it, choose another name, or write into it with --reuse."
+    if error.kind == "denied" and "outside every allowed folder" in error.reason:
+        return f"If it may be read, add --allow-path '{os.path.dirname(error.path)}'."
+    if error.kind == "format" and error.reason == "Image is not in qcow2 format":
+        return "If it is a raw image, add --source-format raw."
+    return ""
 
 
 def _how_resumed(report: CopyReport) -> str:
@@ -297,23 +322,21 @@ class _Output:
     def done(self, report: CopyReport) -> int:
         if self._as_json:
             return self._json(EXIT_DONE, "done", report.fields())
-        if report.request.resume:
-            _say(_how_resumed(report), sys.stdout)
+        lines = [_how_resumed(report)] if report.request.resume else []
         moved_bytes, size_bytes = report.progress.total_bytes, report.progress.size_bytes
         verified = ", verified" if report.verified else ""
         ratio = report.compression_ratio
         compressed = "" if ratio is None else f", {report.compression} to {ratio:.1%}"
         shared_bytes = report.progress.shared_bytes
         shared = f", {bytes_text(shared_bytes)} shared" if shared_bytes else ""
-        _say(
+        lines.append(
             f"Copied {bytes_text(moved_bytes)} of a {bytes_text(size_bytes)} disk in {report.seconds:.2f} s "
             f"({bytes_text(report.rate_of(moved_bytes))}/s): "
-            f"'{report.destination}', {report.destination_format}{compressed}{shared}{verified}",
-            sys.stdout,
+            f"'{report.destination}', {report.destination_format}{compressed}{shared}{verified}"
         )
         if report.digest:
-            _say(f"Digest: {report.digest}", sys.stdout)
-        return EXIT_DONE
+            lines.append(f"Digest: {report.digest}")
+        return self._if_told(_say("\n".join(lines), sys.stdout), EXIT_DONE)
 
     def usage(self, message: str) -> int:
         if self._as_json:
@@ -327,6 +350,8 @@ class _Output:
                 EXIT_FAILED, "failed", {"error": _error_fields(error), "left_behind": left_behind or None}
             )
         _say(f"virtblock-copy: {error}", sys.stderr)
+        if advice := _advice(error):
+            _say(advice, sys.stderr)
         self._tell(left_behind)
         return EXIT_FAILED
 
@@ -350,11 +375,16 @@ class _Output:
     def _json(self, exit_code: int, result: str, fields: dict[str, object]) -> int:
         import json  # noqa: PLC0415  # not at each start, which takes as long as a small copy
 
-        print(json.dumps({"result": result, "exit_code": exit_code, **fields}))
-        return exit_code
+        answer = json.dumps({"result": result, "exit_code": exit_code, **fields})
+        return self._if_told(_print(answer, sys.stdout), exit_code)
+
+    @staticmethod
+    def _if_told(is_told: bool, exit_code: int) -> int:
+        # A script that waits for an answer must not take an empty one for success.
+        return exit_code if is_told else exit_code or EXIT_FAILED
 
 
-def _left_behind(request: Request, *, existed: bool) -> str:
+def _left_behind(request: Request, *, existed: bool, has_begun: bool) -> str:
     """What a copy that did not end well left at the destination's name; "" if nothing of ours."""
     name = request.destination
     try:
@@ -363,6 +393,8 @@ def _left_behind(request: Request, *, existed: bool) -> str:
         return ""
     if request.resume and (kept := _kept(request)):
         return kept
+    if request.reuse and not has_begun:
+        return ""
     if request.reuse:
         mark = "cannot be marked" if stat.S_ISBLK(status.st_mode) else "is marked so"
         return f"'{name}', which is incomplete and {mark} if the copy had begun; copy again with --reuse"
@@ -401,22 +433,32 @@ def main(arguments: list[str] | None = None) -> int:
     except UsageError as error:
         return output.usage(str(error))
     existed = os.path.lexists(request.destination)
+    course = Course()
+
+    def left_behind() -> str:
+        return _left_behind(request, existed=existed, has_begun=course.has_begun)
+
     try:
-        return output.done(run_copy(request, ProgressBar(sys.stderr) if options.progress else None))
+        return output.done(run_copy(request, ProgressBar(sys.stderr) if options.progress else None, course))
     except EngineError as error:
-        return output.failed(error, _left_behind(request, existed=existed))
+        return output.failed(error, left_behind())
     except Interrupted as error:
-        return output.interrupted(error, _left_behind(request, existed=existed))
+        return output.interrupted(error, left_behind())
+
+
+def _replace_closed_streams() -> None:
+    """Without this an image could be opened under the number of a stream that was closed, and get its messages."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(number)
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115  # as long as the process
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
 
 
 def command() -> None:
     """The console script: `main`, then the end, without taking the interpreter apart first."""
+    _replace_closed_streams()
     exit_code = main()
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except OSError:
-        sys.exit(exit_code)  # Python says which stream failed
     os._exit(exit_code)
 
 

@@ -119,6 +119,12 @@ class CopyReport(NamedTuple):
         }
 
 
+class Course:
+    """How far a copy came, for whoever tells what it left behind."""
+
+    has_begun = False  # before that a destination which is reused was not touched
+
+
 class Interrupted(Exception):
     """A signal ended the copy, or its verification; the copy itself was closed in good order."""
 
@@ -155,21 +161,22 @@ class SignalWatch:
             raise Interrupted(self.number, is_complete=False)
 
 
-def run_copy(request: Request, bar: ProgressBar | None = None) -> CopyReport:
+def run_copy(request: Request, bar: ProgressBar | None = None, course: Course | None = None) -> CopyReport:
     """Copy, and verify if asked. EngineError when it fails, Interrupted when SIGINT, SIGTERM or SIGHUP came.
 
     Must run in the main thread, because only that may watch signals.
     """
-    folders = [_folder_of(request.source), *request.allow_paths]
-    policy = PathPolicy(folders, data_files=dict(request.data_files))
+    course = course or Course()
+    policy = PathPolicy(_source_folders(request), data_files=dict(request.data_files))
     with SignalWatch() as watch, Chain([(request.source, request.source_format)], policy) as source:
         _require_images_of(source, request.data_files)
-        destination_policy = PathPolicy([_folder_of(request.destination)])
+        destination_policy = PathPolicy([_existing_folder_of(request.destination)])
         mode = _mode(request, source)
         destination_format = _destination_format(request, destination_policy)
         watch.check()
         with _new_copy(request, source, destination_format, destination_policy, mode) as copy:
             copy.keep_unfinished(request.resume)
+            course.has_begun = True
             _run(copy, watch, bar)
             report = CopyReport(
                 request=request,
@@ -205,6 +212,21 @@ def journal_of(request: Request) -> str | None:
 def _folder_of(path: str) -> str:
     # The real folder: the caller named this file, and links on the way to it are the caller's.
     return os.path.dirname(os.path.realpath(path))
+
+
+def _existing_folder_of(path: str) -> str:
+    """The folder, which only now is said to be missing as what it is, and not as one that a policy allows."""
+    folder = _folder_of(path)
+    try:
+        os.stat(folder)
+    except OSError as error:
+        reason = f"Cannot reach the folder of '{path}'"
+        raise EngineError("system", reason, errno=error.errno or 0, path=folder) from None
+    return folder
+
+
+def _source_folders(request: Request) -> list[str]:
+    return [_existing_folder_of(request.source), *request.allow_paths]
 
 
 def _require_images_of(source: Chain, data_files: tuple[tuple[str, str], ...]) -> None:
@@ -288,7 +310,7 @@ def _prove(request: Request, source: Chain, copy: Copy, report: CopyReport, watc
         started_s = time.monotonic()
         # A reused destination has a backing file of its own, which may lie beside it; a new one shares the source's.
         # Without a lock: the copy still holds the destination's.
-        folders = [_folder_of(request.destination), _folder_of(request.source), *request.allow_paths]
+        folders = [_folder_of(request.destination), *_source_folders(request)]
         policy = PathPolicy(folders, data_files=dict(request.data_files))
         with Chain([(request.destination, report.destination_format)], policy, lock=False) as destination:
             offset_bytes = _in_thread(
@@ -349,14 +371,19 @@ def _in_thread(
 
     thread = threading.Thread(target=run, name="copy", daemon=True)
     thread.start()
-    is_cancelled = False
-    while thread.is_alive():
-        thread.join(REDRAW_INTERVAL_S)
-        if watch.number is not None and not is_cancelled:
-            is_cancelled = True
-            cancel()
-        if poll is not None:
-            poll()
+    try:
+        is_cancelled = False
+        while thread.is_alive():
+            thread.join(REDRAW_INTERVAL_S)
+            if watch.number is not None and not is_cancelled:
+                is_cancelled = True
+                cancel()
+            if poll is not None:
+                poll()
+    except BaseException:
+        cancel()
+        thread.join()
+        raise
     if failure:
         raise failure[0]
     return outcome[0]

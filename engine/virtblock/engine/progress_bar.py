@@ -2,7 +2,7 @@
 """A copy's progress for a person: a bar that redraws itself on a terminal, a line every ten per cent elsewhere.
 
 Owns what is written to its stream between the start and the end of one copy. Never shows 100 % before the copy is done,
-and never goes back.
+and never goes back. A stream that takes nothing more ends the drawing, never the copy.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ class Rate:
             del self._samples[0]
 
     @property
-    def bytes_per_s(self) -> float:
-        """0 until two readings lie apart."""
+    def bytes_per_s(self) -> float | None:
+        """None until two readings lie apart."""
         if len(self._samples) < 2:
-            return 0.0
+            return None
         (first_s, first_bytes), (last_s, last_bytes) = self._samples[0], self._samples[-1]
-        return (last_bytes - first_bytes) / (last_s - first_s) if last_s > first_s else 0.0
+        return (last_bytes - first_bytes) / (last_s - first_s) if last_s > first_s else None
 
 
 class ProgressBar:
@@ -50,7 +50,8 @@ class ProgressBar:
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._is_terminal = stream.isatty()
+        self._draws_bar = stream.isatty() and os.environ.get("TERM") != "dumb"
+        self._is_broken = False
         self._rate = Rate()
         self._percent = 0.0
         self._printed_percent = 0
@@ -59,37 +60,44 @@ class ProgressBar:
         """Draw one reading."""
         self._rate.add(progress.elapsed_ns / 1e9, progress.moved_bytes)
         self._percent = max(self._percent, percent_of(progress))
-        if self._is_terminal:
+        if self._draws_bar:
             self._write(ERASE_LINE + self._bar_line(progress))
         elif self._percent >= self._printed_percent + LINE_STEP_PERCENT:
             self._printed_percent = int(self._percent) // LINE_STEP_PERCENT * LINE_STEP_PERCENT
-            self._write(f"{self._printed_percent:3d} %  {self._numbers(progress)}\n")
+            self._write(f"{self._printed_percent:3d} %  {'  '.join(self._numbers(progress))}\n")
 
     def finish(self, progress: CopyProgress) -> None:
         """Draw the last reading and leave the line."""
         self.show(progress)
-        if self._is_terminal:
+        if self._draws_bar:
             self._write("\n")
 
     def _bar_line(self, progress: CopyProgress) -> str:
-        head, numbers = f"{self._percent:5.1f} % ", f" {self._numbers(progress)}"
-        room = self._columns() - len(head) - len(numbers) - 3
-        if room < BAR_WIDTH_MIN:
-            return (head + numbers)[: max(self._columns() - 1, 1)]
-        width = min(room, BAR_WIDTH_MAX)
-        filled = int(width * self._percent / 100)
-        return f"{head}[{'#' * filled}{'.' * (width - filled)}]{numbers}"
+        columns, head, numbers = self._columns(), f"{self._percent:5.1f} % ", self._numbers(progress)
+        room = columns - len(head) - len("  ".join(numbers)) - 4
+        if room >= BAR_WIDTH_MIN:
+            width = min(room, BAR_WIDTH_MAX)
+            filled = int(width * self._percent / 100)
+            return f"{head}[{'#' * filled}{'.' * (width - filled)}] {'  '.join(numbers)}"
+        # What is left is told longest, after how far it is.
+        while numbers and len(head) + 1 + len("  ".join(numbers)) >= columns:
+            del numbers[0]
+        return f"{head} {'  '.join(numbers)}".rstrip()[: max(columns - 1, 1)]
 
-    def _numbers(self, progress: CopyProgress) -> str:
+    def _numbers(self, progress: CopyProgress) -> list[str]:
         if progress.total_bytes == 0 and progress.phase in ("new", "planning"):
-            return "planning"
+            return ["planning"]
         parts = [f"{bytes_text(progress.moved_bytes)} of {bytes_text(progress.total_bytes)}"]
-        parts.append("paused" if progress.paused else f"{bytes_text(self._rate.bytes_per_s)}/s")
+        rate = self._rate.bytes_per_s
+        if progress.paused:
+            parts.append("paused")
+        elif rate is not None:
+            parts.append(f"{bytes_text(rate)}/s")
         if progress.phase == "flushing":
             parts.append("flushing")
-        elif progress.phase == "copying" and self._rate.bytes_per_s > 0:
-            parts.append(f"{duration_text(progress.remaining_bytes / self._rate.bytes_per_s)} left")
-        return "  ".join(parts)
+        elif progress.phase == "copying" and rate:
+            parts.append(f"{duration_text(progress.remaining_bytes / rate)} left")
+        return parts
 
     def _columns(self) -> int:
         try:
@@ -99,8 +107,13 @@ class ProgressBar:
             return 80
 
     def _write(self, text: str) -> None:
-        self._stream.write(text)
-        self._stream.flush()
+        if self._is_broken:
+            return
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except OSError:
+            self._is_broken = True  # nobody looks any more: a closed pipe, a terminal that hung up, a full disk
 
 
 def percent_of(progress: CopyProgress) -> float:

@@ -9,8 +9,10 @@ KIB = 1024
 MIB = 1024 * KIB
 GIB = 1024 * MIB
 TIB = 1024 * GIB
+PIB = 1024 * TIB
+EIB = 1024 * PIB
 
-_NAMES = ((TIB, "TiB"), (GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB"))
+_NAMES = ((EIB, "EiB"), (PIB, "PiB"), (TIB, "TiB"), (GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB"))
 _FACTORS = {"K": KIB, "M": MIB, "G": GIB, "T": TIB}
 _RATE = r"(?P<number>[0-9]+(\.[0-9]+)?) ?((?P<unit>[KMGT])(iB)?)?(/s)?"
 _SIZE = r"(?P<number>[0-9]{1,18}) ?((?P<unit>[KMGT])(iB)?)?"
@@ -23,7 +25,8 @@ def bytes_text(count_bytes: float) -> str:
         if count_bytes >= unit:
             value = count_bytes / unit
             return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f} {name}"
-    return f"{count_bytes:.0f} bytes"
+    text = f"{count_bytes:.0f}"
+    return "1 byte" if text == "1" else f"{text} bytes"
 
 
 def duration_text(seconds: float) -> str:
