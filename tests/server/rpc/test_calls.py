@@ -27,6 +27,7 @@ from virtblock.v1 import (
     block_job_service_pb2_grpc,
     common_pb2,
     connect_service_pb2,
+    domain_block_pb2,
     domain_service_pb2,
 )
 
@@ -107,6 +108,39 @@ class TestErrors:
             await stream.read()
         seen = told(failure.value)
         assert (seen.code, seen.info.reason) == (grpc.StatusCode.NOT_FOUND, "BLOCK_JOB_NOT_FOUND")
+
+    @pytest.mark.parametrize("is_stream", [False, True])
+    async def test_what_is_no_message_is_a_bad_argument_and_has_its_line(
+        self, stubs: Any, told: Any, caplog: pytest.LogCaptureFixture, is_stream: bool
+    ) -> None:
+        caplog.set_level(logging.INFO)
+        if is_stream:
+            call = stubs.channel.unary_stream("/virtblock.v1.BlockJobService/WatchBlockJobs")(b"\xff\xff").read()
+        else:
+            call = stubs.channel.unary_unary("/virtblock.v1.DomainService/GetXMLDesc")(b"\x0a\x03\x12\x01\xff")
+        with pytest.raises(grpc.aio.AioRpcError) as failure:
+            await call
+        seen = told(failure.value)
+        assert (seen.code, seen.error.number) == (grpc.StatusCode.INVALID_ARGUMENT, ErrorNumber.INVALID_ARG)
+        await until(lambda: len(call_lines(caplog)) == 1)
+        assert call_lines(caplog)[0]["code"] == "INVALID_ARGUMENT"
+
+    @pytest.mark.parametrize(
+        ("service", "method", "request_message"),
+        [
+            ("connect", "DomainLookupByName", connect_service_pb2.DomainLookupByNameRequest(name="guest\0")),
+            ("domain", "GetXMLDesc", domain_service_pb2.GetXMLDescRequest(domain=common_pb2.DomainSelector(name="\0"))),
+            ("domain", "BlockCopy", domain_block_pb2.BlockCopyRequest(params=[common_pb2.TypedParameter(field="x\0")])),
+        ],
+    )
+    async def test_no_text_has_a_null_byte(
+        self, stubs: Any, told: Any, service: str, method: str, request_message: Any
+    ) -> None:
+        with pytest.raises(grpc.aio.AioRpcError) as failure:
+            await getattr(getattr(stubs, service), method)(request_message)
+        seen = told(failure.value)
+        assert (seen.code, seen.error.number) == (grpc.StatusCode.INVALID_ARGUMENT, ErrorNumber.INVALID_ARG)
+        assert "null byte" in seen.error.message
 
     async def test_a_token_of_another_server_is_refused(self, stubs: Any, told: Any) -> None:
         stream = stubs.block_job.WatchBlockJobs(block_job_service_pb2.WatchBlockJobsRequest(resume_token="17"))

@@ -24,6 +24,7 @@ from grpc_status import rpc_status  # type: ignore[import-untyped]
 
 from virtblock.server.core.errors import VirError
 from virtblock.server.rpc.callers import CallerRule
+from virtblock.server.rpc.requests import Undecodable, check_request, decoding
 from virtblock.server.rpc.status import status_of, unforeseen
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -53,12 +54,12 @@ class _WrappingInterceptor(grpc.aio.ServerInterceptor):
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(
                 self.around_stream(method, cast(StreamMethod, handler.unary_stream)),
-                request_deserializer=handler.request_deserializer,
+                request_deserializer=decoding(handler.request_deserializer),
                 response_serializer=handler.response_serializer,
             )
         return grpc.unary_unary_rpc_method_handler(
             self.around_unary(method, cast(UnaryMethod, handler.unary_unary)),
-            request_deserializer=handler.request_deserializer,
+            request_deserializer=decoding(handler.request_deserializer),
             response_serializer=handler.response_serializer,
         )
 
@@ -75,6 +76,7 @@ class ErrorInterceptor(_WrappingInterceptor):
     def around_unary(self, method: str, behavior: UnaryMethod) -> UnaryMethod:
         async def call(request: Any, context: Context) -> Any:
             try:
+                check_request(request)
                 return await behavior(request, context)
             except grpc.aio.AbortError:
                 raise
@@ -87,6 +89,7 @@ class ErrorInterceptor(_WrappingInterceptor):
         async def call(request: Any, context: Context) -> AsyncGenerator[Any, None]:
             is_call_over = False
             try:
+                check_request(request)
                 async with aclosing(behavior(request, context)) as responses:
                     try:
                         async for response in responses:
@@ -188,6 +191,8 @@ def _code_name(context: Context) -> str:
 def _subject(request: Any) -> dict[str, object]:
     """Which domain, disk or job a request is about, as it names them."""
     subject: dict[str, object] = {}
+    if isinstance(request, Undecodable):
+        return subject
     names = request.DESCRIPTOR.fields_by_name
     if "domain" in names and request.HasField("domain"):
         chosen = request.domain.WhichOneof("domain")
