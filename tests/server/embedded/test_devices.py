@@ -125,3 +125,74 @@ def test_device_of_the_source_by_another_name(
             house.rebase(domain, alias, flags)
         assert caught.value.number == 1, caught.value.message
     assert sha256_of(device) == before
+
+
+@pytest.fixture
+def device_domain(house: House, make_device: Callable[..., Path], qemu_img: Any, qemu_io: Any) -> tuple[Domain, Path]:
+    """A domain whose disk is a qcow2 image on a device."""
+    device = make_device(32 * MIB)
+    qemu_img.create(device, "qcow2", 16 * MIB)
+    qemu_io(device, "qcow2", "write -P 0x11 0 8M")
+    return house.define(disk_xml(device, attributes="type='block' device='disk'")), device
+
+
+@pytest.mark.parametrize("state", [JobState.RUNNING, JobState.READY])
+def test_a_device_that_was_written_meanwhile_fails_the_job(
+    house: House, device_domain: tuple[Domain, Path], qemu_io: Any, tmp_path: Path, state: JobState
+) -> None:
+    """The guest ran while the server was away: what it wrote is not in the copy."""
+    domain, device = device_domain
+    job_id = begun(house, domain, tmp_path / "copy.qcow2", state)
+    house.stop()
+    qemu_io(device, "qcow2", "write -P 0x22 1M 64k")
+    house.start()
+    job = house.jobs.get(job_id)
+    assert (job.state, job.reason) == (
+        JobState.FAILED,
+        f"operation failed: the source '{device}' was changed while the server was down",
+    )
+    assert str(device) in house.xml(domain)
+
+
+@pytest.mark.parametrize("state", [JobState.RUNNING, JobState.READY])
+def test_a_job_of_a_device_that_was_only_read_goes_on(
+    house: House, device_domain: tuple[Domain, Path], qemu_img: Any, tmp_path: Path, state: JobState
+) -> None:
+    domain, device = device_domain
+    job_id = begun(house, domain, tmp_path / "copy.qcow2", state)
+    house.stop()
+    qemu_img.check(device)
+    house.start()
+    assert house.jobs.get(job_id).state is state
+    house.driver.domain_block_job_set_speed(domain, "vda", 0, 0)
+    if state is JobState.RUNNING:
+        house.driver.block_job_resume(job_id)
+    house.wait_ready(job_id)
+    house.driver.domain_block_job_abort(domain, "vda", PIVOT)
+    assert qemu_img.is_same(device, "qcow2", tmp_path / "copy.qcow2", "qcow2")
+
+
+def begun(house: House, domain: Domain, path: Path, state: JobState) -> str:
+    """A copy that stays in the state."""
+    if state is JobState.READY:
+        return house.copied(domain, path)
+    job_id = house.rebase(domain, path, bandwidth=1)
+    house.hold(job_id)
+    return job_id
+
+
+def test_an_active_commit_of_a_device_that_was_written_meanwhile_fails(
+    house: House, make_device: Callable[..., Path], qemu_img: Any, qemu_io: Any, tmp_path: Path
+) -> None:
+    base, top = tmp_path / "base.qcow2", make_device(32 * MIB)
+    qemu_img.create(base, "qcow2", 16 * MIB)
+    qemu_img("create", "-q", "-f", "qcow2", "-b", base, "-F", "qcow2", top)
+    qemu_io(top, "qcow2", "write -P 0x11 0 8M")
+    domain = house.define(disk_xml(top, attributes="type='block' device='disk'"))
+    job_id = house.commit(domain, flags=4)
+    house.wait_ready(job_id)
+    house.stop()
+    qemu_io(top, "qcow2", "write -P 0x22 1M 64k")
+    house.start()
+    assert house.jobs.get(job_id).state is JobState.FAILED
+    assert str(top) in house.xml(domain)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from typing import Any
 
 from virtblock.server.core.errors import ConnectionLost, ErrorNumber, VirError, report
 from virtblock.server.core.jobs import job_error
@@ -22,7 +23,7 @@ from virtblock.server.drivers.offline.context import Context
 from virtblock.server.drivers.offline.copy_job import CopyJob
 from virtblock.server.drivers.offline.copy_spec import PARTIAL_SUFFIX, CopySpec, spec_of
 from virtblock.server.drivers.offline.definitions import Definitions
-from virtblock.server.drivers.offline.file_identity import file_identity, is_same_file
+from virtblock.server.drivers.offline.file_identity import file_identity, is_device, is_same_file
 from virtblock.server.drivers.offline.guards import engine_jobs
 from virtblock.server.drivers.offline.merge_recovery import MergeRecovery
 from virtblock.server.drivers.offline.merge_spec import MERGE_TYPES
@@ -94,6 +95,8 @@ class Recovery:
             copy_job.resume_ready(is_new=True)
         else:
             try:
+                if journals is not None and journals.has(job.job_id):
+                    _require_unchanged_devices(job)
                 copy_job.reopen_images(job.bandwidth_bytes_per_s)
                 copy_job.start(is_restarted=True)
             except VirError as error:
@@ -164,11 +167,16 @@ def _was_published(job: BlockJob, spec: CopySpec) -> bool:
     return not spec.is_reused and is_same_file(new_file, file_identity(spec.destination_path))
 
 
-def _require_unchanged_sources(job: BlockJob) -> None:
+def _require_unchanged_devices(job: BlockJob) -> None:
+    """Of files the engine's journal knows it; of a device it only knows which one it is."""
+    _require_unchanged_sources(job, is_of_interest=is_device)
+
+
+def _require_unchanged_sources(job: BlockJob, is_of_interest: Callable[[Any], bool] = lambda _identity: True) -> None:
     """Otherwise source and destination would no longer agree."""
     files = zip(job.details["source_paths"], job.details["sources"], strict=True)
     for index, (path, identity) in enumerate(files):
-        if identity is None or file_identity(path) != identity:
+        if is_of_interest(identity) and (identity is None or file_identity(path) != identity):
             place = "the source" if index == 0 else f"image or data file {index} below the source"
             detail = f"{place} '{path}' was changed while the server was down"
             raise report(ErrorNumber.OPERATION_FAILED, detail)
