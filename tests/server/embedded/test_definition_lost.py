@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from server.embedded.house import House, disk_xml
 
-from virtblock.engine import PathPolicy, create_image
+from virtblock.engine import EngineError, PathPolicy, create_image, resize_image
 from virtblock.server.core.errors import ConnectionLost, ErrorNumber, VirError, report
 from virtblock.server.core.flags import BlockCommitFlags, BlockJobAbortFlags
 from virtblock.server.core.model import JobState
@@ -122,6 +122,55 @@ def test_a_pull_whose_definition_is_refused_tells_it(
     Losing(monkeypatch, report(ErrorNumber.OPERATION_INVALID, "no"), failures=1)
     job = house.wait(house.pull(domain), JobState.COMPLETED)
     assert "could not be changed" in job.reason
+
+
+def make_deep_chain(tmp_path: Path) -> tuple[Path, Path, Path]:
+    """Top, middle and base."""
+    middle, base = make_chain(tmp_path)
+    top = tmp_path / "overlay.qcow2"
+    create_image(str(top), "qcow2", MIB, PathPolicy(), backing_path=str(middle), backing_format="qcow2")
+    return top, middle, base
+
+
+def deep_xml(middle: Path, base: Path) -> str:
+    """`<backingStore>` for both."""
+    return chain_xml(middle).replace("<backingStore/>", chain_xml(base))
+
+
+def test_a_commit_deletes_nothing_that_the_definition_goes_on_to_name(
+    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The domain would not start any more."""
+    top, middle, base = make_deep_chain(tmp_path)
+    domain = house.define(disk_xml(top, more=deep_xml(middle, base)))
+    Losing(monkeypatch, report(ErrorNumber.OPERATION_INVALID, "no"), failures=1)
+    job_id = house.commit(domain, top=middle, flags=int(BlockCommitFlags.DELETE))
+    house.wait(job_id, JobState.COMPLETED)
+    house.stop()  # the thread of the job has done what it does after the end
+    house.start()
+    assert (str(middle) in house.xml(domain), middle.exists()) == (True, True)
+
+
+def test_a_chain_is_locked_until_the_definition_has_followed_it(
+    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever started the domain in between would run on the chain that was."""
+    top, middle, base = make_deep_chain(tmp_path)
+    domain = house.define(disk_xml(top, more=deep_xml(middle, base)))
+    losing = Losing(monkeypatch, lost())
+    refusals: list[str] = []
+
+    def save(owner: StoredDefinitions, *arguments: Any) -> None:
+        with pytest.raises(EngineError) as caught:
+            resize_image(str(top), "qcow2", 2 * MIB, PathPolicy())
+        refusals.append(caught.value.kind)
+        Losing.save(losing, owner, *arguments)
+
+    monkeypatch.setattr(losing, "save", save)
+    house.wait(house.commit(domain, top=middle), JobState.COMPLETED)
+    assert refusals == ["locked"] * (FAILURES + 1)
+    assert str(middle) not in house.xml(domain)
+    resize_image(str(top), "qcow2", 2 * MIB, PathPolicy())
 
 
 @pytest.mark.parametrize("feature", ["<encryption format='luks'/>", "<slices><slice type='storage'/></slices>"])

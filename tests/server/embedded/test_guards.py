@@ -127,3 +127,35 @@ def test_the_rest_of_the_domain_may_change(house: House, domain: Domain, other: 
     driver.domain_detach_device(domain, disk_xml("/x", target="vdb"), 0)
     assert [disk.target for disk in driver.domain_list_disks(domain)] == ["vda"]
     assert house.disk(domain).find("mirror") is not None
+
+
+@pytest.fixture
+def siblings(house: House, make_chain: Any, make_image: Callable[..., Path], tmp_path: Path) -> Any:
+    """A domain whose vda and vdb stand on one image: (domain, the chain of vda, vdb's image by another name)."""
+    chain = make_chain()
+    image = make_image(tmp_path / "vdb.qcow2", "qcow2", backing=chain.base, backing_format="qcow2")
+    link = tmp_path / "link.qcow2"
+    link.symlink_to(image)
+    return house.define(disk_xml(chain.top), disk_xml(link, target="vdb")), chain, image
+
+
+@pytest.mark.parametrize("call", ["copy onto it", "active commit", "commit"])
+def test_what_another_disk_of_the_domain_uses_is_not_written(
+    house: House, siblings: Any, sha256_of: Callable[[Path], str], call: str
+) -> None:
+    """On a running domain QEMU's own locks on vdb refuse it."""
+    domain, chain, image = siblings
+    path = image if call == "copy onto it" else chain.base
+    before = [sha256_of(file) for file in (image, *chain.files)]
+    calls = {
+        "copy onto it": lambda: house.rebase(domain, image, 8 | 2),
+        "active commit": lambda: house.commit(domain, flags=4),
+        "commit": lambda: house.commit(domain, top=chain.snap1),
+    }
+    with pytest.raises(VirError) as caught:
+        calls[call]()
+    detail = f"internal error: Failed to get \"write\" lock: disk 'vdb' of the domain uses the image: '{path}'"
+    assert (caught.value.number, caught.value.domain, caught.value.message) == (1, 10, detail)
+    assert [sha256_of(file) for file in (image, *chain.files)] == before
+    assert house.info(domain) is None
+    house.pull(domain)  # which writes vda's own image alone

@@ -235,6 +235,7 @@ class BlockJobs:
         targets.require_fitting_options(disk, wanted)
         targets.require_shareable(disk, wanted)
         checks.check_copy_sizes(request.parameters)
+        job_checks.require_unshared(context, definition, disk, [wanted.path])
         return self._spec(disk, wanted, request, is_shallow=is_shallow)
 
     def _spec(self, disk: DiskDefinition, wanted: Destination, request: CopyRequest, *, is_shallow: bool) -> CopySpec:

@@ -124,6 +124,15 @@ def readable_backing(context: Context, disk: DiskDefinition) -> tuple[ImageSourc
         return None
 
 
+def images_of(context: Context, disk: DiskDefinition) -> list[str]:
+    """The files that a disk is made of, with their data files: its whole chain, or what its definition names of it."""
+    if disk.source is None:
+        return []
+    backing = readable_backing(context, disk)
+    images = (disk.source, *(disk.backing if backing is None else backing))
+    return [path for image in images for path in (image.path, image.data_file) if path is not None]
+
+
 def list_disks(context: Context, definition: Definition) -> list[Disk]:
     """Every disk with its chain as far as it can be read: at least what the definition says."""
     return [_listed(context, disk) for disk in definition.disks]

@@ -7,7 +7,7 @@ stays behind without an end when its start fails.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from virtblock.server.core import checks
 from virtblock.server.core.driver import JobOrigin
@@ -20,6 +20,7 @@ from virtblock.server.drivers.offline.definitions import Definitions
 from virtblock.server.drivers.offline.disk_xml import DiskDefinition
 from virtblock.server.drivers.offline.domain_xml import Definition
 from virtblock.server.drivers.offline.engine_job import EngineJob
+from virtblock.server.drivers.offline.file_identity import file_identity, is_same_file
 
 
 def domain_not_running() -> VirError:
@@ -51,6 +52,22 @@ def require_idle(context: Context, definition: Definition, disk: DiskDefinition)
     active = context.jobs.find_active(context.uri, definition.uuid, disk.target)
     if active is not None:
         raise checks.disk_busy(active)
+
+
+def require_unshared(context: Context, definition: Definition, disk: DiskDefinition, paths: Iterable[str]) -> None:
+    """1 when a file that is to be written belongs to another disk of the domain, whatever name it has there.
+
+    Running domains refuse it as well: their hypervisor holds the locks on all disks. At rest nobody does.
+    """
+    written = [(path, identity) for path in paths if (identity := file_identity(path)) is not None]
+    if not written:
+        return
+    for other in definition.disks:
+        images = () if other is disk else disks.images_of(context, other)
+        for path, identity in written:
+            if any(is_same_file(identity, file_identity(image)) for image in images):
+                detail = f"Failed to get \"write\" lock: disk '{other.target}' of the domain uses the image: '{path}'"
+                raise report(ErrorNumber.INTERNAL_ERROR, detail)
 
 
 def origin_of(origin: JobOrigin) -> Origin:

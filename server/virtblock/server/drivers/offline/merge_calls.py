@@ -119,6 +119,7 @@ class MergeCalls:
         """Records the job, so that the disk is taken."""
         assert disk.source is not None
         assert disk.source.path is not None
+        job_checks.require_unshared(self._context, definition, disk, spec.written_paths)
         job = BlockJob(
             job_id="",
             connection_uri=self._context.uri,

@@ -15,6 +15,7 @@ from virtblock.server.core.model import BlockJobType
 from virtblock.server.drivers.offline.context import Context
 from virtblock.server.drivers.offline.definitions import Definitions
 from virtblock.server.drivers.offline.disk_xml import DiskDefinition, ImageSource
+from virtblock.server.drivers.offline.disks import images_of
 from virtblock.server.drivers.offline.domain_xml import Definition, with_backing, with_source
 from virtblock.server.drivers.offline.merge_job import MergeJob, delete_removed
 from virtblock.server.drivers.offline.merge_spec import MergeSpec
@@ -32,7 +33,19 @@ def finish_merge(context: Context, definitions: Definitions, merge_job: MergeJob
         else:
             _follow(definitions, merge_job)
     if merge_job.spec.is_deleting and merge_job.failure is None:
-        delete_removed(context, merge_job.job, merge_job.spec)
+        delete_removed(context, merge_job.job, merge_job.spec, _named_images(context, definitions, merge_job))
+
+
+def _named_images(context: Context, definitions: Definitions, merge_job: MergeJob) -> frozenset[str] | None:
+    """What the domain needs to start, as it is defined by now: a definition may not have followed the chain. None when
+    that cannot be known."""
+    try:
+        definition = definitions.load(merge_job.domain)
+    except ConnectionLost:
+        return None
+    except VirError:  # the domain is gone
+        return frozenset()
+    return frozenset(os.path.realpath(path) for disk in definition.disks for path in images_of(context, disk))
 
 
 def _pivot(definitions: Definitions, merge_job: MergeJob) -> None:

@@ -62,6 +62,8 @@ class MergeJob(EngineJob):
     def complete(self, domain_xml: str | None, reason: str = "", **changes: Any) -> None:
         """The end, with the definition that goes with it: COMPLETED, or FAILED when it failed after the change."""
         if self.failure is not None:
+            with self._lock:
+                self._close_images()
             self._end_failed(self.failure, BlockJobStatus.FAILED, domain_xml)
         elif self.spec.type is BlockJobType.ACTIVE_COMMIT:
             super().complete(domain_xml, reason, **changes)
@@ -140,7 +142,7 @@ class MergeJob(EngineJob):
             self._wish, self.failure = Wish.FINISH, failure
             if self._work is not None:
                 self._final_progress = self._figures(is_done=True)
-            self._close_images()
+        # Locked until the definition has followed: nobody starts the domain on a chain that was.
         self._finish_patiently()
         with self._lock:
             self._let_go()
@@ -170,16 +172,20 @@ def has_final_reference(context: Context, spec: MergeSpec) -> bool:
     return info.backing_path == spec.final_reference
 
 
-def delete_removed(context: Context, job: BlockJob, spec: MergeSpec) -> None:
+def delete_removed(context: Context, job: BlockJob, spec: MergeSpec, needed: frozenset[str] | None) -> None:
     """Removes the files that a commit with DELETE made superfluous, as far as possible; never another file.
 
-    Called when the end is durable. Block devices stay, and so does what lies outside the allowed folders.
+    Called when the end is durable. Block devices stay, and so does what lies outside the allowed folders, and what the
+    definition still needs (None: that is not known).
     """
     for position in spec.removed:
         image = spec.images[position]
         known = job.details["files"][position]["identity"]
         path = image.path or ""
         if image.type != "file" or not is_same_file(known, file_identity(path)):
+            continue
+        if needed is None or os.path.realpath(path) in needed:
+            logger.warning("the committed image '%s' was not removed: the domain's definition may still need it", path)
             continue
         try:
             if context.policy.folders:

@@ -57,6 +57,12 @@ class MergeSpec:
         return 0 if self.type is BlockJobType.PULL else self.top_index - 1
 
     @property
+    def written_paths(self) -> list[str]:
+        """The files that change: the data's new place, and the image whose reference does."""
+        holder = [] if self.holder_index is None else [self.images[self.holder_index]]
+        return [image.path or "" for image in (self.written, *holder)]
+
+    @property
     def final_reference(self) -> str | None:
         """What that image records in the end; None: nothing."""
         if self.base_index is None:
