@@ -328,6 +328,10 @@ def domains() -> Iterator[Case]:
             ("revert", "nope", 0), ("suspend",), ("destroy", 8),
         ):  # fmt: skip
             yield Case(f"domain-{step[0]}-{step[1:]}-{shape}", shape, (step,))
+    for size, flags in ((ULLONG_MAX, 0), (ULLONG_MAX, 4), (LLONG_MAX + 1, 1), (ULLONG_MAX, 1)):
+        yield Case(f"resize-{size}-{flags}", PAUSED, (("resize", "vda", size, flags),))
+    yield Case("save-with-empty-xml", PAUSED, (("save_flags", "{dir}/{name}-saved", "", 0), ("state", 0)))
+    yield Case("revert-both-ways", PAUSED, (("revert", "nope", 3),))
 
 
 CASES: tuple[Case, ...] = tuple(

@@ -127,7 +127,7 @@ CALLS: dict[str, Callable[..., Any]] = {
     "info": lambda domain, disk, flags: domain.blockJobInfo(disk, flags),
     "limit": lambda domain, disk, flags: _limit(domain.blockJobInfo(disk, flags)),
     "speed": lambda domain, disk, rate, flags: domain.blockJobSetSpeed(disk, _signed(rate), flags),
-    "resize": lambda domain, disk, size, flags: domain.blockResize(disk, size, flags),
+    "resize": lambda domain, disk, size, flags: domain.blockResize(disk, _signed(size), flags),
     "block_info": lambda domain, disk, flags: [*domain.blockInfo(disk, flags)[:1], *_types(domain.blockInfo(disk)[1:])],
     "stats": lambda domain, disk: _types(domain.blockStats(disk)),
     "xml": lambda domain, flags: domain.XMLDesc(flags),

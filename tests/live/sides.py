@@ -157,7 +157,7 @@ def _limit(info: Any) -> Any:
 
 
 def _signed(value: int) -> int:
-    """libvirt-python takes C's unsigned long as a signed one: the same bits."""
+    """libvirt-python takes C's unsigned numbers of 64 bits as signed ones: the same bits."""
     return value - (1 << 64) if value >= 1 << 63 else value
 
 
@@ -183,7 +183,7 @@ _LIBVIRT: dict[str, Callable[..., Any]] = {
     "info": lambda domain, disk, flags: _info(domain.blockJobInfo(disk, flags)),
     "limit": lambda domain, disk, flags: _limit(domain.blockJobInfo(disk, flags)),
     "speed": _none(lambda domain, disk, bandwidth, flags: domain.blockJobSetSpeed(disk, _signed(bandwidth), flags)),
-    "resize": _none(lambda domain, disk, size, flags: domain.blockResize(disk, size, flags)),
+    "resize": _none(lambda domain, disk, size, flags: domain.blockResize(disk, _signed(size), flags)),
     "block_info": lambda domain, disk, flags: domain.blockInfo(disk, flags)[:1],
     "stats": lambda domain, disk: len(domain.blockStats(disk)),
     "xml": lambda domain, flags: domain.XMLDesc(flags),

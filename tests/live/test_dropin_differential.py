@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import libvirt
@@ -150,6 +151,29 @@ def test_connections_and_look_ups_answer_alike(
         told.append([plain(each, known) for each in outcomes])
     for number, (theirs, ours) in enumerate(zip(*told, strict=True)):
         assert (number, ours) == (number, theirs)
+
+
+def test_a_relative_name_is_the_programs_own(
+    pair: Pair,
+    libvirtd: PrivateLibvirtd,
+    make_guest: Callable[..., Guest],
+    daemon_uri: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not the daemon's, which runs in another folder by now."""
+    monkeypatch.chdir(tmp_path)
+    modules: tuple[tuple[Any, str], ...] = ((libvirt, libvirtd.uri), (virtblock.libvirt, daemon_uri))
+    told: list[str] = []
+    for module, uri in modules:
+        connection, name = module.open(uri), make_guest().name
+        domain = connection.lookupByName(name)
+        for save in (domain.save, domain.saveFlags):
+            with pytest.raises(module.libvirtError) as refused:
+                save("no folder/saved")
+            told.append(str(refused.value))
+    assert str(tmp_path) in told[0]
+    assert told[:2] == told[2:]
 
 
 def outcome(module: Any, call: Callable[[Any, Any, Any, Any], Any], *subjects: Any) -> str:

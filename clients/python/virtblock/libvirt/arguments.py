@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """How Python values become arguments: what libvirt-python takes, with the errors that Python itself gives for the rest.
 
-Owns: the conversions of C's types. Invariants: pure functions; a wrong type is a TypeError, a number that does not fit
+Owns: the conversions of C's types. Invariants: a wrong type is a TypeError, a number that does not fit
 an OverflowError, never a libvirtError; flags lose the bits above the 32nd silently, as they do there.
 """
 
 from __future__ import annotations
 
 import operator
+import os
 from typing import Any
 
 from virtblock.client.enums import TypedParameterType
@@ -36,6 +37,12 @@ def text(function: str, position: int, value: Any) -> str | None:
     if "\0" in value:
         raise ValueError("embedded null character")
     return value
+
+
+def absolute_path(function: str, position: int, value: Any) -> str | None:
+    """A file's name or NULL. A relative one is taken from the program's current folder, not from the server's."""
+    given = text(function, position, value)
+    return given if given is None or given.startswith("/") else f"{os.getcwd()}/{given}"
 
 
 def required_text(function: str, position: int, argument: str, value: Any, domain: int = 20) -> str:

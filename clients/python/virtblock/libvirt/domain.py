@@ -151,7 +151,7 @@ class virDomain(DomainBlockCalls, virDomainNotOffered):
 
     def save(self, to: str) -> int:
         """Write its memory to a file and stop it."""
-        path = arguments.text("virDomainSave", 2, to)
+        path = arguments.absolute_path("virDomainSave", 2, to)
         self._change("virDomainSave", lambda client, domain: client.save(domain, path, timeout_s=None))
         self._o.id = -1
         return 0
@@ -159,7 +159,7 @@ class virDomain(DomainBlockCalls, virDomainNotOffered):
     def saveFlags(self, to: str, dxml: str | None = None, flags: int = 0) -> int:
         """As `save`, with other XML for the restore and flags."""
         function, bits = "virDomainSaveFlags", arguments.flags(flags)
-        path, xml = arguments.text(function, 2, to), arguments.text(function, 3, dxml)
+        path, xml = arguments.absolute_path(function, 2, to), arguments.text(function, 3, dxml)
         self._change(function, lambda client, domain: client.save_flags(domain, path, xml, bits, timeout_s=None))
         return 0
 

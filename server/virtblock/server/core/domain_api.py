@@ -17,7 +17,6 @@ from virtblock.server.core.flags import (
     DomainSaveFlags,
     DomainXmlFlags,
     SnapshotCreateFlags,
-    SnapshotRevertFlags,
 )
 from virtblock.server.core.lookup import (
     DomainLookup,
@@ -168,14 +167,12 @@ class DomainApi:
     def revert_to_snapshot(
         self, caller: Caller, selector: DomainSelector, snapshot_name: str | None, flags: int
     ) -> None:
-        """virDomainRevertToSnapshot. The name is looked up by the driver, in libvirt by a call of its own before."""
+        """virDomainRevertToSnapshot. The name is looked up by the driver, in libvirt by a call of its own before: only
+        then are flags that exclude each other of interest."""
         function = "virDomainRevertToSnapshot"
         driver, domain = self._lookup.select(selector, function)
         name = given(snapshot_name, "name", "virDomainSnapshotLookupByName", domain=_SNAPSHOT)
         refuse_read_only(caller, function, domain=_SNAPSHOT)
-        if flags & SnapshotRevertFlags.RUNNING and flags & SnapshotRevertFlags.PAUSED:
-            prefix = "VIR_DOMAIN_SNAPSHOT_REVERT_"
-            raise mutually_exclusive(f"{prefix}RUNNING", f"{prefix}PAUSED", function, domain=_SNAPSHOT)
         self._ready(driver, "domain_revert_to_snapshot", function, flags, domain=_SNAPSHOT)
         driver.domain_revert_to_snapshot(domain, name, flags)
 

@@ -23,6 +23,7 @@ from virtblock.server.core.flags import (
     BlockJobAbortFlags,
     BlockPullFlags,
     BlockRebaseFlags,
+    BlockResizeFlags,
     SnapshotCreateFlags,
 )
 from virtblock.server.core.jobs import JobRegistry
@@ -47,6 +48,7 @@ from virtblock.server.drivers.offline.merge_calls import MergeRequest
 
 T = TypeVar("T")
 
+_RESIZE_BYTES_MAX = (1 << 64) - 512  # libvirt rounds up to whole sectors
 ENGINE_METHODS = frozenset(
     {
         "block_job_pause",
@@ -237,15 +239,18 @@ class LibvirtDriver:
         return reads, read_bytes, writes, written_bytes, errors
 
     def domain_block_resize(self, domain: Domain, disk: str, size: int, flags: int) -> None:
-        """virDomainBlockResize."""
+        """virDomainBlockResize. OVERFLOW (82) for a size that libvirt would round up to 0, and the disk with it."""
+        if flags & BlockResizeFlags.BYTES and size > _RESIZE_BYTES_MAX:
+            raise report(ErrorNumber.OVERFLOW, f"size must be less than {_RESIZE_BYTES_MAX + 1}")
         with self._shut_off.guarding(domain, disk):
-            self._on(domain, lambda found: found.blockResize(disk, size, flags))
+            self._on(domain, lambda found: found.blockResize(disk, _as_c_long(size), flags))
 
     def domain_save(self, domain: Domain, path: str, xml: str | None, flags: int) -> None:
         """virDomainSaveFlags, or virDomainSave where that is all."""
         self._allowed.require_saved(path)
         with self._shut_off.guarding(domain):
-            self._on(domain, lambda found: found.saveFlags(path, xml, flags) if xml or flags else found.save(path))
+            is_plain = xml is None and not flags  # XML that is empty is XML, and libvirt refuses it
+            self._on(domain, lambda found: found.save(path) if is_plain else found.saveFlags(path, xml, flags))
 
     def domain_managed_save(self, domain: Domain, flags: int) -> None:
         """virDomainManagedSave."""
@@ -517,5 +522,5 @@ class LibvirtDriver:
 
 
 def _as_c_long(value: int) -> int:
-    """libvirt-python reads C's unsigned long as a signed one, so the upper half goes in as the same bits."""
+    """libvirt-python reads C's unsigned long (long) as a signed one, so the upper half goes in as the same bits."""
     return value - (1 << 64) if value >= 1 << 63 else value

@@ -169,6 +169,7 @@ class Follower:
         for job in self._live_jobs():
             if job.domain_uuid not in running:
                 self._fail(job, "the domain was stopped while it was not watched")
+        self._starter.give_up(lambda uuid: uuid not in running)
         workers = ThreadPoolExecutor(TAKE_UP_THREAD_COUNT, thread_name_prefix=f"take-up-{self._uri}")
         looks = [workers.submit(self._take_up_domain, uuid, domain) for uuid, domain in running.items()]
         workers.shutdown(wait=False)
@@ -182,6 +183,7 @@ class Follower:
                 for job in self._live_jobs_of(uuid):
                     self._look_at(job)
                 self._adopt_all(uuid, domain)
+                self._starter.give_up(uuid.__eq__)
         except Exception as error:  # it may have been stopped meanwhile; the others are to be looked at
             logger.warning("the jobs of domain %s cannot be looked up: %s", uuid, error)
 
@@ -291,10 +293,14 @@ class Follower:
             return None
 
     def _record(self, domain: Domain, disk: LiveDisk, request: JobRequest) -> BlockJob:
-        """The record of a job that somebody else started."""
+        """The record of a job that somebody else started, or we by a call whose answer was lost."""
         with self._lock:
             self._settled.pop((domain.uuid, disk.target), None)
-        job = self._jobs.begin(new_record(domain, disk, request), Origin())
+        start = self._starter.claim(domain.uuid, disk, request.type)
+        if start is None:
+            job = self._jobs.begin(new_record(domain, disk, request), Origin())
+        else:
+            job = self._jobs.accept(start)
         return self._jobs.transition(job.job_id, JobState.RUNNING)
 
     def _adopt_all(self, uuid: str, domain: Any) -> None:
@@ -305,6 +311,8 @@ class Follower:
             info = domain.blockJobInfo(disk.target, INFO_BYTES)
             if not info or info["type"] not in _FOLLOWED_TYPES:
                 continue
+            # A job that is only being begun is waited for by that call, and is not in the XML from before.
+            disk = find_disk(domain.XMLDesc(0), disk.target) or disk
             record = Domain(
                 self._uri, domain.name(), uuid, domain.ID(), bool(domain.isPersistent()), True, STATE_RUNNING
             )

@@ -4,12 +4,14 @@
 Owns: the way from the call to a job that everybody sees. Invariants: libvirt decides, and a call that it refuses leaves
 no record; the record is made durable while libvirt works, and the caller is answered when both are done, so an answer
 costs no wait for a disk of its own; the job's entries in the log follow at once, and events of the domain are held back
-until then, so that none overtakes them.
+until then, so that none overtakes them. A start whose answer was lost with the connection stays prepared until it is
+seen whether libvirt has begun it.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,7 +21,7 @@ from typing import Any
 
 from virtblock.server.core import checks
 from virtblock.server.core.driver import JobOrigin
-from virtblock.server.core.errors import VirError
+from virtblock.server.core.errors import ConnectionLost, VirError
 from virtblock.server.core.jobs import JobRegistry
 from virtblock.server.core.model import BlockJob, BlockJobType, Domain, JobState
 from virtblock.server.core.store import StartRecord
@@ -92,6 +94,8 @@ class Starter:
         self._happenings = happenings
         self._clear = clear
         self._workers = ThreadPoolExecutor(THREAD_COUNT, thread_name_prefix=f"start-{uri}")
+        self._lock = threading.Lock()
+        self._unanswered: list[StartRecord] = []  # guarded by it
 
     def stop(self) -> None:
         """Takes no more starts. What is under way and not recorded is found by the next process."""
@@ -101,16 +105,26 @@ class Starter:
         self, domain: Domain, disk: str, request: JobRequest, origin: JobOrigin, call: Callable[[Any], object]
     ) -> str:
         """Starts a job by `call` and records it; returns its id. libvirt's error as it is."""
+        is_asked = False
+
+        def ask(found: Any) -> None:
+            nonlocal is_asked
+            is_asked = True
+            call(found)
+
         with ExitStack() as stack:
             stack.enter_context(self._happenings.held(domain.uuid))
             # A copy leaves its disk's chain as it is, so that may be looked at meanwhile.
             before = None if request.type is BlockJobType.COPY else self._look(domain.uuid, disk)
             prepared = self._workers.submit(self._prepare, domain, disk, request, origin, before)
             try:
-                self._binding.on_domain(domain.uuid, call, may_wait=True)
+                self._binding.on_domain(domain.uuid, ask, may_wait=True)
                 job_id = self._accept(prepared.result(), request)
-            except BaseException:
-                self._workers.submit(self._withdraw, prepared)
+            except BaseException as error:
+                if is_asked and isinstance(error, ConnectionLost):
+                    self._keep_unanswered(prepared)
+                else:
+                    self._workers.submit(self._withdraw, prepared)
                 raise
             held = stack.pop_all()
         self._workers.submit(self._enter, job_id, held)
@@ -143,6 +157,34 @@ class Starter:
                     destination_format=job.destination_format or image_format,
                 )
         return self._jobs.accept(replace(start, job=job)).job_id
+
+    def claim(self, uuid: str, disk: LiveDisk, job_type: BlockJobType) -> StartRecord | None:
+        """The start that libvirt has begun, of those whose answer was lost; None: somebody else started this job."""
+        with self._lock:
+            for start in self._unanswered:
+                job = start.job
+                is_there = disk.mirror is None or job.destination_path in ("", disk.mirror.path)
+                if (job.domain_uuid, job.disk, job.type) == (uuid, disk.target, job_type) and is_there:
+                    self._unanswered.remove(start)
+                    return start
+        return None
+
+    def give_up(self, is_settled: Callable[[str], bool]) -> None:
+        """Withdraws what was not claimed of domains (by UUID) where every job that libvirt has was looked at."""
+        with self._lock:
+            given_up = [start for start in self._unanswered if is_settled(start.job.domain_uuid)]
+            self._unanswered = [start for start in self._unanswered if start not in given_up]
+        for start in given_up:
+            self._jobs.withdraw(start)
+
+    def _keep_unanswered(self, prepared: Future[StartRecord]) -> None:
+        try:
+            start = prepared.result()
+        except Exception:
+            logger.exception("a start whose answer was lost has no record")
+            return
+        with self._lock:
+            self._unanswered.append(start)
 
     def _withdraw(self, prepared: Future[StartRecord]) -> None:
         try:
