@@ -23,6 +23,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
@@ -120,6 +121,7 @@ class Daemon:
     def __init__(self, config: Config, *, driver_factories: Mapping[str, DriverFactory] = DRIVER_FACTORIES) -> None:
         self.config = config
         self._driver_factories = driver_factories
+        self._was_started = False
         self._resources = AsyncExitStack()
         self._servers: list[ListenerServer] = []
         self._drivers: list[Driver] = []
@@ -150,7 +152,10 @@ class Daemon:
         return self._floor is not None and not self._floor.pools.is_idle
 
     async def start(self) -> None:
-        """Serve. Raises StartRefused or ConfigInvalid, with everything undone."""
+        """Serve. Raises StartRefused or ConfigInvalid, with everything undone; StartRefused for a second start."""
+        if self._was_started:
+            raise StartRefused("a daemon is started once: make another one")
+        self._was_started = True
         try:
             await self._start()
         except (BindFailed, EngineError, VirError, OSError) as error:
@@ -263,8 +268,11 @@ class Daemon:
 
     async def _open_drivers(self) -> None:
         for driver in self._drivers:
-            await self._in_driver_thread(driver.open)
-            self._opened.append(driver)
+            await self._in_driver_thread(partial(self._open_driver, driver))
+
+    def _open_driver(self, driver: Driver) -> None:
+        driver.open()
+        self._opened.append(driver)
 
     async def _stop_serving(self, floor: Floor) -> None:
         for server in self._servers:
@@ -284,10 +292,17 @@ class Daemon:
             logger.exception("driver not closed in order", extra={"fields": {"uri": driver.uri}})
 
     async def _in_driver_thread(self, function: Callable[[], None]) -> None:
-        """Run an opening or a closing in a thread of its own: the shared ones may all be held by calls that wait."""
+        """Run an opening or a closing in a thread of its own: the shared ones may all be held by calls that wait.
+
+        Whoever is cancelled meanwhile still sees its end: what follows a cancellation takes away what the thread uses.
+        """
         with_own_thread = ThreadPoolExecutor(1, thread_name_prefix="virtblock-driver")
+        running = asyncio.get_running_loop().run_in_executor(with_own_thread, function)
         try:
-            await asyncio.get_running_loop().run_in_executor(with_own_thread, function)
+            await asyncio.shield(running)
+        except asyncio.CancelledError:
+            await asyncio.wait({running})
+            raise
         finally:
             with_own_thread.shutdown(wait=False)
 

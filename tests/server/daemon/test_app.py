@@ -119,6 +119,39 @@ async def test_a_failed_start_lets_go_of_everything(tmp_path: Path) -> None:
         pass
 
 
+async def test_a_start_that_is_cancelled_closes_what_it_was_opening(tmp_path: Path) -> None:
+    happened: list[str] = []
+    may_open = threading.Event()
+
+    class SlowDriver(RecordingDriver):
+        def open(self) -> None:
+            happened.append("opening")
+            assert may_open.wait(CALL_TIMEOUT_S)
+            super().open()
+
+    daemon = Daemon(config_in(tmp_path), driver_factories={"embedded": lambda parts: SlowDriver(parts, happened)})
+    starting = asyncio.ensure_future(daemon.start())
+    async with asyncio.timeout(CALL_TIMEOUT_S):
+        while not happened:  # noqa: ASYNC110 - a thread says it
+            await asyncio.sleep(0.005)
+    starting.cancel()
+    asyncio.get_running_loop().call_later(0.05, may_open.set)
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert happened == ["opening", "open", "close"]
+    async with daemon_with(config_in(tmp_path), happened):
+        pass
+
+
+async def test_a_daemon_is_started_once(tmp_path: Path) -> None:
+    happened: list[str] = []
+    async with daemon_with(config_in(tmp_path), happened) as daemon:
+        with pytest.raises(StartRefused, match="started once"):
+            await daemon.start()
+        assert (tmp_path / "sock").exists()
+        assert happened == ["open"], "the refusal leaves what runs alone"
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [

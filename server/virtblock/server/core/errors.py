@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 from enum import IntEnum
+from typing import Self
 
 
 class ErrorNumber(IntEnum):
@@ -143,12 +144,12 @@ class VirError(Exception):
         return f"VirError({self.number}, {self.message!r}, domain={self.domain})"
 
 
-class ConnectionLost(VirError):
-    """The hypervisor cannot be reached: whether what was asked for was done is not known."""
+class PassingError(VirError):
+    """It comes from the surroundings and may be over the next time: a job that meets it waits rather than fails."""
 
     @classmethod
-    def of(cls, error: VirError) -> ConnectionLost:
-        """With every field of libvirt's own error."""
+    def of(cls, error: VirError) -> Self:
+        """With every field of the error."""
         return cls(
             error.number,
             error.message,
@@ -160,6 +161,14 @@ class ConnectionLost(VirError):
             int1=error.int1,
             int2=error.int2,
         )
+
+
+class ConnectionLost(PassingError):
+    """The hypervisor cannot be reached: whether what was asked for was done is not known."""
+
+
+class StateUnwritable(PassingError):
+    """The state could not be read or written now, and nothing of it changed: the disk under it is full, or ails."""
 
 
 def report(number: ErrorNumber, detail: str | None = None, *, domain: int = ErrorDomain.QEMU) -> VirError:

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from virtblock.server.core.errors import ErrorNumber, VirError, report, system_error
+from virtblock.server.core.errors import ErrorNumber, StateUnwritable, VirError, report, system_error
 from virtblock.server.core.model import BlockJob
 from virtblock.server.core.records import job_from_json, job_to_json
 
@@ -396,6 +396,8 @@ class Store:
         """A failure of the database, with the file's name, as libvirt's internal error."""
         try:
             yield
+        except sqlite3.OperationalError as error:  # a full disk, an input/output error
+            raise StateUnwritable.of(self._broken(str(error))) from error
         except sqlite3.Error as error:
             raise self._broken(str(error)) from error
 

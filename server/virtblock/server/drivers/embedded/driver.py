@@ -109,7 +109,11 @@ class EmbeddedDriver:
 
     def open(self) -> None:
         """Takes up the jobs that had not ended when the server stopped."""
-        Recovery(self._context, self._definitions, self._running).run()
+        try:
+            Recovery(self._context, self._definitions, self._running).run()
+        except BaseException:
+            self._running.close()  # those that go on already
+            raise
         self._running.open()
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from virtblock.engine import EngineError
-from virtblock.server.core.errors import ErrorNumber, VirError, report, system_error
+from virtblock.server.core.errors import ErrorNumber, StateUnwritable, VirError, report, system_error
 from virtblock.server.core.model import BlockJob
 from virtblock.server.drivers.offline.context import Context, OpenChain, OpenCopy
 from virtblock.server.drivers.offline.copy_spec import PARTIAL_SUFFIX, CopySpec
@@ -82,7 +82,7 @@ class CopyJob(EngineJob):
 
     def _wait_for_end(self) -> None:
         if self.spec.is_pivoting:
-            self._pivot_now()
+            self._patiently(self._pivot_now, None)
         super()._wait_for_end()
 
     def _pivot_now(self) -> None:
@@ -92,6 +92,8 @@ class CopyJob(EngineJob):
                 return
             try:
                 self.request_pivot(lambda _job: None)
+            except StateUnwritable:
+                raise
             except VirError as error:
                 logger.warning("job %s cannot be pivoted: %s", self.job_id, error.message)
 

@@ -5,7 +5,8 @@ Owns: the thread of a job, its open images and the engine's work on them, and wi
 pull and a commit do differently is in the classes below this one. Invariants: a state is durable before anybody sees
 it; `_lock` makes "look at the state, then change it" one step against the thread; once an end was asked for (`_wish`)
 no other can be; the locks on all images are kept until the job has ended; a parked job changes nothing durable but
-its journal, which goes when READY or the end is durable.
+its journal, which goes when READY or the end is durable. A state that cannot be recorded now (a full disk under the
+store) is recorded as soon as it can be; the job has not ended before.
 Whoever needs the domain's lock takes it before `_lock`.
 """
 
@@ -18,17 +19,19 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping
 from enum import Enum
-from typing import Any
+from typing import Any, TypeVar
 
 from virtblock.engine import CELL_DONE, EngineError
-from virtblock.server.core.errors import ConnectionLost, ErrorNumber, VirError, report
+from virtblock.server.core.errors import ErrorNumber, PassingError, StateUnwritable, VirError, report
 from virtblock.server.core.jobs import job_error, libvirt_progress
 from virtblock.server.core.model import BlockJob, BlockJobStatus, Domain, JobProgress, JobState
 from virtblock.server.drivers.offline.context import Context, EngineWork, OpenChain
 from virtblock.server.drivers.offline.engine_errors import opening_error, vir_error
 
 RATE_WINDOW_S = 3.0
-DEFINITION_RETRY_S = 0.5
+PASSING_RETRY_S = 0.5
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -179,11 +182,12 @@ class EngineJob(ABC):
         with self._lock:
             if self.ended.is_set():
                 return
-            if self._wish is Wish.ABORT:
-                self._finish_canceled()
-                return
-            self._close_images()
-            self._end_failed(error, status)
+            try:
+                self._fail_now(error, status)
+            except StateUnwritable:
+                if self._thread is not None:  # which comes here again
+                    raise
+                self._go(lambda: self._patiently(lambda: self._fail_now(error, status), None))
 
     def request_abort(self, check: Callable[[BlockJob], object]) -> None:
         """ABORTING, once `check` has let the present state pass. Wakes or cancels the work.
@@ -301,9 +305,33 @@ class EngineJob(ABC):
             raise opening_error(error, layers[0][0], self.context.policy) from None
 
     def _go(self, main: Callable[[], None]) -> None:
+        def guarded() -> None:
+            try:
+                main()
+            except Exception as error:
+                self._record_broken(error)
+
         name = f"{self.noun}-{self.target}-{self.job_id}"
-        self._thread = threading.Thread(target=main, name=name, daemon=True)
+        self._thread = threading.Thread(target=guarded, name=name, daemon=True)
         self._thread.start()
+
+    def _patiently(self, step: Callable[[], T], parked: T) -> T:
+        """The result of a step that records something and may be repeated, once the state can be written.
+
+        `parked`: the result where the job is parked before that; it is let go of then, and its record stays.
+        """
+        is_told = False
+        while True:
+            try:
+                return step()
+            except StateUnwritable as error:
+                if not is_told:
+                    logger.error("job %s waits until it can be recorded: %s", self.job_id, error.message)
+                is_told = True
+            if self._is_parking.wait(PASSING_RETRY_S):
+                with self._lock:
+                    self._let_go()
+                return parked
 
     def _run(self) -> None:
         """The thread of a job with work to do."""
@@ -316,26 +344,24 @@ class EngineJob(ABC):
         except Exception as error:
             logger.exception("the %s of job %s broke", self.noun, self.job_id)
             failure = report(ErrorNumber.INTERNAL_ERROR, f"{self.noun} of disk '{self.target}' broke: {error}")
-        try:
-            self._after_run(failure)
-        except Exception as error:
-            self._record_broken(error)
+        if self._patiently(lambda: self._after_run(failure), parked=False):
+            self._wait_for_end()
 
-    def _after_run(self, failure: VirError | None) -> None:
-        """What the end of the work means, by what was wished meanwhile."""
+    def _after_run(self, failure: VirError | None) -> bool:
+        """What the end of the work means, by what was wished meanwhile: whether the job is READY now."""
         with self._lock:
             self._is_running = False
             if self._wish is Wish.PARK:
                 self._let_go()
-                return
+                return False
             if self._wish is Wish.ABORT:
                 self._finish_canceled()
-                return
+                return False
             if failure is not None:
                 self.fail(failure, status=BlockJobStatus.FAILED)
-                return
+                return False
             self._announce_ready()
-        self._wait_for_end()
+            return True
 
     def _announce_ready(self) -> None:
         progress = self._figures(is_done=True) if self._work is not None else self._unknown_figures()
@@ -358,12 +384,13 @@ class EngineJob(ABC):
             with self._lock:
                 while self._wish is None:
                     self._lock.wait()
-                if self._wish is Wish.PARK:
+                wish = self._wish
+                if wish is Wish.PARK:
                     self._let_go()
                     return
-                if self._wish is Wish.ABORT:
-                    self._finish_canceled()
-                    return
+            if wish is Wish.ABORT:
+                self._patiently(self._finish_canceled, None)
+                return
             if self._try_pivot():
                 return
 
@@ -373,7 +400,8 @@ class EngineJob(ABC):
             self._finish_patiently()
         except Exception as error:
             logger.exception("the pivot of job %s failed", self.job_id)
-            return not self._back_to_ready(error)
+            cause = error
+            return not self._patiently(lambda: self._back_to_ready(cause), parked=False)
         with self._lock:
             self._let_go()
         return True
@@ -384,15 +412,14 @@ class EngineJob(ABC):
             try:
                 self._finish(self)
                 return
-            except ConnectionLost as error:
+            except PassingError as error:
                 logger.info("job %s waits for its domain's definition: %s", self.job_id, error)
-                if self._is_parking.wait(DEFINITION_RETRY_S):
+                if self._is_parking.wait(PASSING_RETRY_S):
                     return
 
     def _back_to_ready(self, cause: Exception) -> bool:
         """After a pivot that failed: READY with the images locked again, else FAILED (and False)."""
         with self._lock:
-            self._wish = None
             try:
                 self._close_images()
                 self._open_guards()
@@ -400,14 +427,27 @@ class EngineJob(ABC):
                 self.fail(error, status=BlockJobStatus.FAILED)
                 return False
             self.context.jobs.transition(self.job_id, JobState.READY, reason=f"pivot failed: {cause}")
+            self._wish = None
             self._lock.notify_all()
         return True
 
+    def _fail_now(self, error: VirError, status: BlockJobStatus | None) -> None:
+        with self._lock:
+            if self._wish is Wish.ABORT:
+                self._finish_canceled()
+                return
+            self._close_images()
+            self._end_failed(error, status)
+
     def _finish_canceled(self) -> None:
-        self._close_images()
-        self._end(
-            JobState.CANCELED, status=BlockJobStatus.CANCELED, event_path=self.source_path, reason=self._cancel_reason
-        )
+        with self._lock:
+            self._close_images()
+            self._end(
+                JobState.CANCELED,
+                status=BlockJobStatus.CANCELED,
+                event_path=self.source_path,
+                reason=self._cancel_reason,
+            )
 
     def _end_failed(self, error: VirError, status: BlockJobStatus | None, domain_xml: str | None = None) -> None:
         self._end(
@@ -443,7 +483,7 @@ class EngineJob(ABC):
         self._work = self._guard_chain = self._chain = None
 
     def _record_broken(self, error: Exception) -> None:
-        """The last resort of the thread: the state could not be recorded (a full disk under the store)."""
+        """The last resort of the thread: the state cannot be recorded. The next start takes the job up."""
         logger.error("job %s ends without a record: %s", self.job_id, error, exc_info=error)
         with self._lock:
             try:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 
-from virtblock.server.core.errors import ConnectionLost, VirError
+from virtblock.server.core.errors import PassingError, VirError
 from virtblock.server.core.model import BlockJobType
 from virtblock.server.drivers.offline.context import Context
 from virtblock.server.drivers.offline.definitions import Definitions
@@ -66,7 +66,7 @@ def _follow(definitions: Definitions, merge_job: MergeJob) -> None:
     """The chain is another one already: the definition follows where it still has this disk, and the job ends."""
     try:
         definition = definitions.load(merge_job.domain)
-    except ConnectionLost:
+    except PassingError:
         raise
     except VirError as error:  # the domain is gone
         merge_job.complete(None, error.message)
@@ -89,7 +89,7 @@ def _follow(definitions: Definitions, merge_job: MergeJob) -> None:
     try:
         definitions.save_with(merged, complete)
     except VirError as error:
-        if is_recording or isinstance(error, ConnectionLost):  # the end could not be stored: a restart stores it
+        if is_recording or isinstance(error, PassingError):  # it is tried again, or a restart does it
             raise
         merge_job.complete(None, f"the domain's definition could not be changed: {error.message}")
 

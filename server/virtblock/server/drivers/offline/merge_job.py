@@ -126,18 +126,17 @@ class MergeJob(EngineJob):
             record["identity"] = file_identity(image.path or "")
         return self._details()
 
-    def _after_run(self, failure: VirError | None) -> None:
+    def _after_run(self, failure: VirError | None) -> bool:
         if self.spec.type is BlockJobType.ACTIVE_COMMIT:
-            super()._after_run(failure)
-            return
+            return super()._after_run(failure)
         with self._lock:
             self._is_running = False
             if self._wish is Wish.PARK:
                 self._let_go()
-                return
+                return False
             if failure is not None and not has_final_reference(self.context, self.spec):
                 self.fail(failure, status=BlockJobStatus.FAILED)
-                return
+                return False
             # What is done is done, even where an abort came: libvirt completes such a job as well.
             self._wish, self.failure = Wish.FINISH, failure
             if self._work is not None:
@@ -146,6 +145,7 @@ class MergeJob(EngineJob):
         self._finish_patiently()
         with self._lock:
             self._let_go()
+        return False
 
 
 def file_record(info: ImageInfo) -> dict[str, Any]:

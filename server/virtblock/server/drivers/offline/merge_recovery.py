@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from virtblock.engine import EngineError, ImageInfo, inspect
-from virtblock.server.core.errors import ErrorNumber, VirError, report
+from virtblock.server.core.errors import ErrorNumber, PassingError, VirError, report
 from virtblock.server.core.model import BlockJob, BlockJobStatus, BlockJobType, Domain, JobState
 from virtblock.server.drivers.offline.context import Context
 from virtblock.server.drivers.offline.definitions import Definitions
@@ -65,6 +65,8 @@ class MergeRecovery:
         try:
             merge_job.open_images(job.bandwidth_bytes_per_s, resume=self._context.journals is not None)
             merge_job.start(is_restarted=True)
+        except PassingError:
+            raise
         except VirError as error:
             merge_job.fail(error, status=BlockJobStatus.FAILED)
             return

@@ -16,7 +16,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from virtblock.server.core.errors import ConnectionLost, ErrorNumber, VirError, report
+from virtblock.server.core.errors import ErrorNumber, PassingError, VirError, report
 from virtblock.server.core.jobs import job_error
 from virtblock.server.core.model import BlockJob, BlockJobStatus, Domain, JobState
 from virtblock.server.drivers.offline.context import Context
@@ -52,7 +52,8 @@ class Recovery:
     def run(self) -> None:
         """Every job that has not ended and does not run. One that cannot be taken up fails, and stops no other.
 
-        `ConnectionLost` when definitions cannot be had; what was not taken up yet is then left for the next run.
+        `PassingError` when definitions or the state cannot be had; what was not taken up yet is then left for
+        the next run.
         """
         for job in engine_jobs(self._context):
             if self._running.has_live(job.job_id):
@@ -60,7 +61,7 @@ class Recovery:
             logger.info("taking up job %s (%s) of disk %s", job.job_id, job.state.value, job.disk)
             try:
                 self._take_up(job)
-            except ConnectionLost:
+            except PassingError:
                 raise
             except VirError as error:
                 self._fail(job, error)
@@ -79,6 +80,8 @@ class Recovery:
             raise report(ErrorNumber.INTERNAL_ERROR, f"the job's record cannot be read: {error!r}") from None
         try:
             self._by_state[job.state](job, spec)
+        except PassingError:
+            raise
         except VirError:
             if job.state in (JobState.NEW, JobState.RUNNING):
                 _discard_partial(job, spec)
@@ -99,6 +102,8 @@ class Recovery:
                     _require_unchanged_devices(job)
                 copy_job.reopen_images(job.bandwidth_bytes_per_s)
                 copy_job.start(is_restarted=True)
+            except PassingError:
+                raise
             except VirError as error:
                 _discard_partial(job, spec)
                 copy_job.fail(error, status=BlockJobStatus.FAILED)
