@@ -157,6 +157,17 @@ def test_unfinished_copy_says_so(image: Path) -> None:
     assert "unfinished" in error.reason
 
 
+def test_unfinished_raw_copy_says_so(tmp_path: Path, make_image: Any) -> None:
+    """A raw image opens whatever it holds: neither it nor what is built on it is copied while it lacks a part."""
+    unfinished, overlay = tmp_path / "unfinished.raw", tmp_path / "overlay.qcow2"
+    unfinished.write_bytes(bytes(MIB) + b"virtblock: unfinished copy\n".ljust(512, b"\0"))
+    make_image(overlay, "qcow2", MIB, backing=unfinished, backing_format="raw")
+    for path, image_format in ((unfinished, "raw"), (overlay, "qcow2")):
+        error = _fails(path, image_format)
+        assert (error.kind, error.path) == ("format", str(unfinished))
+        assert "unfinished" in error.reason
+
+
 @pytest.mark.parametrize("bit", [0, 1])
 def test_marked_image_is_read(image: Path, bit: int, qemu_img: Any) -> None:
     """Dirty and corrupt are about writing; QEMU reads such images, and so do we, but the mark is told."""

@@ -215,6 +215,16 @@ def test_error_for_a_person(tmp_path: Path, copy_command: Command) -> None:
     assert f"'{tmp_path}/none.raw'" in done.stderr
 
 
+def test_refused_reuse_leaves_nothing_behind(chain: Source, tmp_path: Path, copy_command: Command) -> None:
+    """What was refused before it began is not called incomplete: it may be the very source."""
+    (tmp_path / "longer").write_bytes(bytes(chain.size_bytes + 512))
+    for destination, reason in ((chain.path, "same file as the source"), (tmp_path / "longer", "the source has")):
+        done = copy_command("--reuse", chain.path, destination)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert reason in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
 def test_verify(chain: Source, tmp_path: Path, copy_command: Command) -> None:
     """--verify says that it did."""
     done = copy_command("--verify", chain.path, tmp_path / "copy")

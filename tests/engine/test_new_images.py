@@ -260,6 +260,16 @@ def test_no_room(image_format: Any, preallocation: Any, small_folder: Path, tmp_
     assert [file.name for file in small_folder.iterdir()] == ["copy"]
 
 
+def test_clusters_too_small_for_the_disk(tmp_path: Path) -> None:
+    """What is said is the limit that stands in the way, not a lack of room."""
+    (tmp_path / "disk").touch()
+    os.truncate(tmp_path / "disk", 1 * TIB)
+    with pytest.raises(EngineError, match="33554432 is the limit: choose larger clusters") as caught:
+        copy_image(tmp_path / "disk", "raw", tmp_path / "copy", "qcow2", cluster_size_bytes=512)
+    assert caught.value.kind == "invalid"
+    assert (tmp_path / "copy").stat().st_size == 0
+
+
 def test_an_empty_image(tmp_path: Path, qemu_img: Any) -> None:
     """create_image has the same options."""
     for number, (extended_l2, preallocation) in enumerate(

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "destination.h"
 #include "layer.h"
 #include "sys.h"
 
@@ -190,6 +191,11 @@ static int add_layer(struct opening *opening, struct vb_file *file, char *name, 
 		vb_file_close(file);
 	else
 		layer = vb_layer_open(file, format, &cause);
+	/* An unfinished qcow2 copy has no magic to be opened by; a raw one opens all the same. */
+	if (layer != NULL && format == VB_FORMAT_RAW && vb_raw_check_finished(&layer->file, &cause) < 0) {
+		vb_layer_close(layer);
+		layer = NULL;
+	}
 	if (layer == NULL) {
 		free(name);
 		if (chain->depth > 0)

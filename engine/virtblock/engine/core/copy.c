@@ -185,10 +185,12 @@ static int check_space(const struct vb_copy *copy, struct vb_error *error)
 			       "Cannot read the free space of the destination's file system");
 
 	uint64_t free_bytes = (uint64_t)room.f_bavail * (uint64_t)(room.f_frsize ? room.f_frsize : room.f_bsize);
-	uint64_t required_bytes =
-		vb_writer_required_bytes(copy->plan, &destination->spec);
-
+	uint64_t required_bytes = vb_writer_required_bytes(copy->plan, &destination->spec);
 	uint64_t promised_bytes = vb_copy_promised_bytes(copy);
+
+	/* No room would be enough; prepare() tells why. */
+	if (required_bytes == UINT64_MAX)
+		return 0;
 
 	required_bytes -= promised_bytes < required_bytes ? promised_bytes : required_bytes;
 	if (required_bytes <= free_bytes)
