@@ -55,6 +55,7 @@ MISTAKES = (
     "start 1",
     "create IMAGE.none",
     "create /",
+    "save GUEST none/saved",
     "blockjob GUEST",
     "blockjob GUEST vdz",
     "blockjob GUEST vdz --abort",

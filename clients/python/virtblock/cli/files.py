@@ -1,13 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading a file that the command line names, on this machine, with libvirt's texts for what goes wrong."""
+"""Files that the command line names: reading one on this machine, with libvirt's texts for what goes wrong."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from virtblock.cli.failures import CommandError
 
 XML_BYTES_MAX = 10 * 1024 * 1024
+
+
+def absolute(path: str) -> str:
+    """The name for a server, which runs in another folder: a relative one is taken from this program's."""
+    return path if path.startswith("/") else f"{os.getcwd()}/{path}"
 
 
 def read_text(path: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from virtblock.cli.failures import CommandError
-from virtblock.cli.files import read_text
+from virtblock.cli.files import absolute, read_text
 from virtblock.cli.grammar import Invocation
 from virtblock.cli.records import plain
 from virtblock.client.flags import DomainCreateFlags, DomainDestroyFlags, DomainSaveRestoreFlags
@@ -88,9 +88,9 @@ def run_save(session: Session, invocation: Invocation) -> None:
     xml = None if xml_path is None else read_text(xml_path)
     with session.explain(f"Failed to save domain '{typed}' to {path}"):
         if flags or xml is not None:
-            session.client.save_flags(domain, path, xml, flags)
+            session.client.save_flags(domain, absolute(path), xml, flags)
         else:
-            session.client.save(domain, path)
+            session.client.save(domain, absolute(path))
     session.output.result({"domain": plain(domain), "file": path}, extra=f"\nDomain '{typed}' saved to {path}\n")
 
 
