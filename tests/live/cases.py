@@ -331,6 +331,7 @@ def domains() -> Iterator[Case]:
     for size, flags in ((ULLONG_MAX, 0), (ULLONG_MAX, 4), (LLONG_MAX + 1, 1), (ULLONG_MAX, 1)):
         yield Case(f"resize-{size}-{flags}", PAUSED, (("resize", "vda", size, flags),))
     yield Case("save-with-empty-xml", PAUSED, (("save_flags", "{dir}/{name}-saved", "", 0), ("state", 0)))
+    yield Case("create-autodestroy", SHUT_OFF, (("create", 2),))
     yield Case("revert-both-ways", PAUSED, (("revert", "nope", 3),))
 
 

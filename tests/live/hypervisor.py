@@ -185,8 +185,8 @@ def _destroy(domain: libvirt.virDomain) -> None:
     try:
         domain.destroy()
     except libvirt.libvirtError as error:
-        if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:  # it ended by itself meanwhile
-            raise
+        if error.get_error_code() not in (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_OPERATION_INVALID):
+            raise  # else it ended by itself meanwhile
 
 
 def _has_kvm(node: Path) -> bool:

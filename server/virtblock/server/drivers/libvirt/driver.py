@@ -48,6 +48,7 @@ from virtblock.server.drivers.offline.merge_calls import MergeRequest
 
 T = TypeVar("T")
 
+_START_AUTODESTROY = 2  # VIR_DOMAIN_START_AUTODESTROY
 _RESIZE_BYTES_MAX = (1 << 64) - 512  # libvirt rounds up to whole sectors
 ENGINE_METHODS = frozenset(
     {
@@ -179,7 +180,8 @@ class LibvirtDriver:
             return self._ask(lambda connection: self._record(connection.defineXMLFlags(xml, flags)))
 
     def domain_create_xml(self, xml: str, flags: int) -> Domain:
-        """virDomainCreateXML."""
+        """virDomainCreateXML. OPERATION_UNSUPPORTED (84) with AUTODESTROY."""
+        _refuse_autodestroy(flags)
         with self._shut_off.guarding_definition(xml, is_started=True):
             return self._ask(lambda connection: self._record(connection.createXML(xml, flags)))
 
@@ -199,7 +201,8 @@ class LibvirtDriver:
         return state, maximum_kib, memory_kib, vcpus, cpu_time_ns
 
     def domain_create(self, domain: Domain, flags: int) -> None:
-        """virDomainCreateWithFlags."""
+        """virDomainCreateWithFlags. OPERATION_UNSUPPORTED (84) with AUTODESTROY."""
+        _refuse_autodestroy(flags)
         with self._shut_off.guarding_start(domain):
             self._on(domain, lambda found: found.createWithFlags(flags))
 
@@ -519,6 +522,13 @@ class LibvirtDriver:
             is_active=domain_id >= 0,
             state=found.state(0)[0],
         )
+
+
+def _refuse_autodestroy(flags: int) -> None:
+    """libvirt would bind the domain to the server's connection: a restart of the server would destroy it."""
+    if flags & _START_AUTODESTROY:
+        detail = "a domain cannot be bound to a client of this server (VIR_DOMAIN_START_AUTODESTROY)"
+        raise report(ErrorNumber.OPERATION_UNSUPPORTED, detail)
 
 
 def _as_c_long(value: int) -> int:
