@@ -19,6 +19,7 @@ from virtblock.server.core.model import BlockJob
 from virtblock.server.drivers.offline.context import Context, OpenChain, OpenCopy
 from virtblock.server.drivers.offline.copy_spec import PARTIAL_SUFFIX, CopySpec
 from virtblock.server.drivers.offline.destination import Destination, find_reused_backing
+from virtblock.server.drivers.offline.disks import names_of
 from virtblock.server.drivers.offline.engine_errors import creating_error
 from virtblock.server.drivers.offline.engine_job import EngineJob
 from virtblock.server.drivers.offline.file_identity import file_identity, is_same_file
@@ -164,8 +165,8 @@ class CopyJob(EngineJob):
     def _complete_overlay_base(self, chain: OpenChain) -> None:
         """A new overlay records the image right below the source, by its absolute path and with its format."""
         if self.spec.mode == "top" and not self.spec.reuses_chain and self.spec.overlay_base is None:
-            below = chain.layers[1]
-            self.spec = replace(self.spec, overlay_base=(below.path, below.format))
+            name = names_of(self.spec.layers, chain.layers)[1]
+            self.spec = replace(self.spec, overlay_base=(name, chain.layers[1].format))
 
     def _details(self) -> dict[str, Any]:
         assert self._chain is not None

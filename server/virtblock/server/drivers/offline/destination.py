@@ -189,7 +189,7 @@ def find_reused_backing(
     except EngineError as error:
         raise opening_error(error, destination.path, context.policy) from None
     try:
-        return backing_sources(chain.layers)
+        return backing_sources(tuple(layers), chain.layers)
     finally:
         chain.close()
 

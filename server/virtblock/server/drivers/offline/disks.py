@@ -8,6 +8,8 @@ at content.
 
 from __future__ import annotations
 
+import os
+
 from virtblock.engine import EngineError, ImageInfo, inspect
 from virtblock.server.core.errors import ErrorNumber, VirError, report
 from virtblock.server.core.jobs import job_error
@@ -103,12 +105,24 @@ def read_chain(context: Context, disk: DiskDefinition) -> tuple[ImageInfo, ...]:
         chain.close()
 
 
-def backing_sources(layers: tuple[ImageInfo, ...]) -> tuple[ImageSource, ...]:
-    """The images below the first as XML names them."""
+def backing_sources(named: Layers, layers: tuple[ImageInfo, ...]) -> tuple[ImageSource, ...]:
+    """The images below the first as XML names them; `named` as for `names_of`."""
     return tuple(
-        ImageSource("block" if layer.is_block_device else "file", layer.path, layer.format, layer.data_file)
-        for layer in layers[1:]
+        ImageSource("block" if layer.is_block_device else "file", name, layer.format, layer.data_file)
+        for name, layer in zip(names_of(named, layers)[1:], layers[1:], strict=True)
     )
+
+
+def names_of(named: Layers, layers: tuple[ImageInfo, ...]) -> list[str]:
+    """By which name each image of an open chain was found, from the top: `named`, and then what each image records.
+
+    Links stay, as in libvirt: where `/dev/vg/lv` leads (`/dev/dm-3`) may be another device after a boot.
+    """
+    names = [path for path, _ in named[: len(layers)]]
+    for holder in layers[len(names) - 1 : -1]:
+        recorded = (holder.backing_path or "").removeprefix("file:")
+        names.append(os.path.join(os.path.dirname(names[-1]), recorded))
+    return [name if name.startswith("/") else layer.path for name, layer in zip(names, layers, strict=True)]
 
 
 def readable_backing(context: Context, disk: DiskDefinition) -> tuple[ImageSource, ...] | None:
@@ -119,7 +133,7 @@ def readable_backing(context: Context, disk: DiskDefinition) -> tuple[ImageSourc
     if disk.source is None or not all(image.can_be_copied for image in (disk.source, *disk.backing)):
         return None
     try:
-        return backing_sources(read_chain(context, disk))
+        return backing_sources(layers_of(disk), read_chain(context, disk))
     except EngineError:
         return None
 
@@ -145,7 +159,7 @@ def _listed(context: Context, disk: DiskDefinition) -> Disk:
     if disk.source is not None and all(image.can_be_copied for image in images):
         try:
             layers = read_chain(context, disk)
-            images = (disk.source, *backing_sources(layers))
+            images = (disk.source, *backing_sources(layers_of(disk), layers))
         except EngineError as error:
             chain_error = job_error(_unreadable(context, disk.source, error))
     return Disk(

@@ -53,7 +53,7 @@ def disk_chain(context: Context, definition: Definition, disk: DiskDefinition) -
             infos = disks.read_chain(context, disk)
         except EngineError as error:
             raise opening_error(error, images[0].path or "", context.policy) from None
-        images = (images[0], *disks.backing_sources(infos))
+        images = (images[0], *disks.backing_sources(disks.layers_of(disk), infos))
         references = tuple(info.backing_path for info in infos)
     backings[disk.target] = images[1:]
     indexes = image_indexes(definition, backings).get(disk.target, ())

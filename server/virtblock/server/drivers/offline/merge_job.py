@@ -94,7 +94,7 @@ class MergeJob(EngineJob):
                 spec.layers,
                 self.context.policy_with(data_files_of(spec.images)),
                 terminated=True,
-                backing_path=spec.reference,
+                backing_path=spec.final_reference,
                 bandwidth_bytes_per_s=bandwidth_bytes_per_s,
                 **self._journal_options(resume=resume),
                 **places,
@@ -181,10 +181,10 @@ def delete_removed(context: Context, job: BlockJob, spec: MergeSpec, needed: fro
     for position in spec.removed:
         image = spec.images[position]
         known = job.details["files"][position]["identity"]
-        path = image.path or ""
+        path = os.path.realpath(image.path or "")  # the image itself, not a link to it
         if image.type != "file" or not is_same_file(known, file_identity(path)):
             continue
-        if needed is None or os.path.realpath(path) in needed:
+        if needed is None or path in needed:
             logger.warning("the committed image '%s' was not removed: the domain's definition may still need it", path)
             continue
         try:

@@ -23,7 +23,7 @@ class MergeSpec:
 
     `images`: the whole chain from the top. A pull moves what lies between 0 and `base_index` (None: all below) into
     the top; a commit moves `top_index` and what lies between into `base_index`. `reference`: what the image above
-    those that were moved then records for its backing file, None for the absolute path. `node_index` names the job.
+    those that were moved then records for its backing file, None for that one's own name. `node_index` names the job.
     """
 
     type: BlockJobType
@@ -64,8 +64,8 @@ class MergeSpec:
 
     @property
     def final_reference(self) -> str | None:
-        """What that image records in the end; None: nothing."""
-        if self.base_index is None:
+        """What that image records in the end; None: nothing, or there is no such image."""
+        if self.base_index is None or self.holder_index is None:
             return None
         return self.reference or self.images[self.base_index].path
 
