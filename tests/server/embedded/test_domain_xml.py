@@ -11,7 +11,13 @@ from server.embedded.house import UUID, disk_xml, domain_xml
 
 from virtblock.server.core.errors import VirError
 from virtblock.server.drivers.offline.disk_xml import ImageSource
-from virtblock.server.drivers.offline.domain_xml import element_of, parse_definition, with_source, without_disk
+from virtblock.server.drivers.offline.domain_xml import (
+    element_of,
+    parse_definition,
+    with_backing,
+    with_source,
+    without_disk,
+)
 from virtblock.server.drivers.offline.xml_text import DOCUMENT_MAX_BYTES
 
 NO_DISKS = domain_xml()
@@ -309,3 +315,23 @@ def test_removed_disk_leaves_the_others() -> None:
     assert [disk.target for disk in left.disks] == ["vdb"]
     assert "memballoon" in left.xml
     assert without_disk(left, "vdb").disks == ()
+
+
+def test_what_a_definition_says_of_images_that_stay_is_kept() -> None:
+    """Only what changes is written anew: not the metadata cache of a backing image, nor a section of text."""
+    details = "<format type='qcow2'><metadata_cache><max_size unit='bytes'>65536</max_size></metadata_cache></format>"
+    source = "<source file='/{}'><seclabel model='dac' relabel='no'/></source>"
+    level = "<backingStore type='file'>" + details + source + "{}</backingStore>"
+    chain = level.format("middle", level.format("base", "<backingStore/>"))
+    note = "<metadata><app:note xmlns:app='urn:app'><![CDATA[a > <b c=\"d\">]]></app:note></metadata>"
+    xml = domain_xml(disk_xml("/top").replace("<target", f"{chain}<target")).replace("<vcpu>", f"{note}<vcpu>")
+    definition = parse_definition(xml)
+    backing = definition.disks[0].backing
+    copied = with_source(definition, "vda", ImageSource("file", "/copy", "qcow2"), backing=backing, is_terminated=True)
+    assert copied.xml == definition.xml.replace("/top", "/copy")
+    assert note in copied.xml
+    merged = with_backing(definition, "vda", backing[1:], is_terminated=True)
+    [kept] = element_of(merged.tree(), "vda").findall("backingStore")
+    assert etree.tostring(kept).decode().count("metadata_cache>") == 2
+    [source_element] = kept.findall("source")
+    assert (source_element.get("file"), [child.tag for child in source_element]) == ("/base", ["seclabel"])

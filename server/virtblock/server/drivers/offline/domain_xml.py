@@ -17,7 +17,13 @@ from lxml import etree
 
 from virtblock.server.core.errors import ErrorDomain, ErrorNumber, VirError, report
 from virtblock.server.drivers.offline import xml_text
-from virtblock.server.drivers.offline.disk_xml import SOURCE_ATTRIBUTES, DiskDefinition, ImageSource, read_disk
+from virtblock.server.drivers.offline.disk_xml import (
+    SOURCE_ATTRIBUTES,
+    DiskDefinition,
+    ImageSource,
+    read_backing,
+    read_disk,
+)
 
 DISK_DEPTH = 2
 NO_NAME = 21  # VIR_ERR_NO_NAME
@@ -262,8 +268,27 @@ def _add_data_store(element: etree._Element, image: ImageSource) -> None:
 
 
 def _set_backing(element: etree._Element, backing: Sequence[ImageSource], *, is_terminated: bool) -> None:
+    kept = dict(zip(read_backing(element)[0], _backing_levels(element), strict=True))
     for old in element.findall("backingStore"):
         xml_text.remove_indented(old)
     store = backing_element(backing, is_terminated=is_terminated)
-    if store is not None:
-        xml_text.insert_indented(element, position_before_target(element), store)
+    if store is None:
+        return
+    xml_text.insert_indented(element, position_before_target(element), store)
+    for image, level in zip(backing, _backing_levels(element), strict=True):
+        if image in kept:
+            _keep_details(kept[image], level)
+
+
+def _backing_levels(element: etree._Element) -> list[etree._Element]:
+    """The `<backingStore>`s below `element` that name an image, nearest first."""
+    return [level for level in element.iter("backingStore") if level.get("type")]
+
+
+def _keep_details(old: etree._Element, new: etree._Element) -> None:
+    """What else the definition says of an image that stays: its metadata cache, its security label."""
+    for tag in ("format", "source"):
+        there, here = old.find(tag), new.find(tag)
+        if there is not None and here is not None:
+            there.tail = here.tail
+            new.replace(here, there)

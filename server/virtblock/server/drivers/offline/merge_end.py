@@ -41,7 +41,7 @@ def _named_images(context: Context, definitions: Definitions, merge_job: MergeJo
     that cannot be known."""
     try:
         definition = definitions.load(merge_job.domain)
-    except ConnectionLost:
+    except PassingError:
         return None
     except VirError:  # the domain is gone
         return frozenset()

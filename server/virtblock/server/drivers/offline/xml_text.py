@@ -19,7 +19,7 @@ CONTEXT_MAX_CHARS = 80
 # Only white space, comments and processing instructions may stand before a document type declaration. The groups are
 # atomic: a hostile prolog costs one pass.
 _DOCTYPE = re.compile(rb"(?>(?>\xef\xbb\xbf|\s+|<\?.*?\?>|<!--.*?-->)*)<!DOCTYPE", re.DOTALL)
-_MARKUP = re.compile(r"<!--.*?-->|<\?.*?\?>|<[^>]*>", re.DOTALL)
+_MARKUP = re.compile(r"<!\[CDATA\[.*?\]\]>|<!--.*?-->|<\?.*?\?>|<[^>]*>", re.DOTALL)
 _QUOTED = re.compile(r'="([^"]*)"')
 
 
@@ -87,7 +87,9 @@ def _single_quoted(markup: re.Match[str]) -> str:
 
 
 def _parse_bytes(data: bytes, text: str, document: str, domain: int) -> etree._Element:
-    parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False)
+    parser = etree.XMLParser(
+        resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False, strip_cdata=False
+    )
     try:
         root = etree.fromstring(data, parser)
     except etree.XMLSyntaxError as error:
