@@ -35,6 +35,12 @@ def test_a_new_file_gets_owner_and_mode(tmp_path: Path) -> None:
     assert rights(new) == rights(source)
 
 
+def test_set_user_id_is_not_given(tmp_path: Path) -> None:
+    source, new = make(tmp_path / "source", 0o7755), make(tmp_path / "new", 0o600)
+    take_over(str(source), str(new))
+    assert rights(new)[2] == 0o755
+
+
 def test_what_somebody_chose_stays(tmp_path: Path) -> None:
     source, new = make(tmp_path / "source", 0o640), make(tmp_path / "new", 0o604)
     before = rights(new)

@@ -24,6 +24,7 @@ from virtblock.server.drivers.offline.disk_xml import ImageSource
 from virtblock.server.drivers.offline.disks import read_top, require_readable
 from virtblock.server.drivers.offline.domain_xml import Definition, with_source
 from virtblock.server.drivers.offline.engine_errors import opening_error, vir_error
+from virtblock.server.drivers.offline.removing import remove_image
 
 SNAPSHOT_FLAGS = int(sum(SnapshotCreateFlags))
 
@@ -82,8 +83,14 @@ class Snapshots:
             self._definitions.save(changed)
         except BaseException:
             for path in made:
-                _remove(path)
+                self._remove(path)
             raise
+
+    def _remove(self, path: str) -> None:
+        try:
+            remove_image(path, self._context.policy, None)
+        except (EngineError, OSError) as error:
+            logger.warning("the overlay '%s' of a snapshot that failed could not be removed: %s", path, error)
 
     def _make(self, overlay: Overlay) -> None:
         source = overlay.disk.source
@@ -165,10 +172,3 @@ def _not_made(error: EngineError, overlay: Overlay) -> VirError:
     if error.kind == "system" and error.errno:
         return system_error(error.errno, f"failed to create image file '{overlay.image.path}'")
     return vir_error(error)
-
-
-def _remove(path: str) -> None:
-    try:
-        os.unlink(path)
-    except OSError as error:
-        logger.warning("the overlay '%s' of a snapshot that failed could not be removed: %s", path, error)

@@ -24,6 +24,7 @@ from virtblock.server.drivers.offline.engine_errors import opening_error
 from virtblock.server.drivers.offline.engine_job import EngineJob, Wish
 from virtblock.server.drivers.offline.file_identity import file_identity, is_same_file
 from virtblock.server.drivers.offline.merge_spec import MergeSpec
+from virtblock.server.drivers.offline.removing import remove_image
 
 logger = logging.getLogger(__name__)
 
@@ -188,8 +189,6 @@ def delete_removed(context: Context, job: BlockJob, spec: MergeSpec, needed: fro
             logger.warning("the committed image '%s' was not removed: the domain's definition may still need it", path)
             continue
         try:
-            if context.policy.folders:
-                context.policy.check(path)
-            os.unlink(path)
+            remove_image(path, context.policy, known)
         except (EngineError, OSError) as error:
             logger.warning("the committed image '%s' could not be removed: %s", path, error)

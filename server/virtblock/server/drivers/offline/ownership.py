@@ -2,7 +2,8 @@
 """Who owns a new image: whoever owns the one that it is a copy of, as with libvirt.
 
 Owns: owner and mode of a copy's new file. Invariants: only a file that the engine has just made is touched, by its
-descriptor and never through a link; one whose owner or mode somebody chose before is left as it is.
+descriptor and never through a link; one whose owner or mode somebody chose before is left as it is; set-user-id and
+its like are never given.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import os
 import stat
 
 NEW_FILE_MODE = 0o600  # the engine's
+# What a guest wrote is never to run with anybody's rights, whatever the source's name leads to.
+RIGHTS = 0o777
 
 logger = logging.getLogger(__name__)
 
@@ -42,4 +45,4 @@ def _give(descriptor: int, source: os.stat_result, new_path: str) -> None:
             "the copy '%s' cannot have the source's owner %d:%d: %s", new_path, source.st_uid, source.st_gid, error
         )
     # After the owner: a change of owner takes bits of the mode away.
-    os.fchmod(descriptor, stat.S_IMODE(source.st_mode))
+    os.fchmod(descriptor, source.st_mode & RIGHTS)

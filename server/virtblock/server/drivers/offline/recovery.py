@@ -12,10 +12,10 @@ destination was already published. READY: READY. ABORTING: CANCELED. PIVOTING: t
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable
 from typing import Any
 
+from virtblock.engine import EngineError
 from virtblock.server.core.errors import ErrorNumber, PassingError, VirError, report
 from virtblock.server.core.jobs import job_error
 from virtblock.server.core.model import BlockJob, BlockJobStatus, Domain, JobState
@@ -28,6 +28,7 @@ from virtblock.server.drivers.offline.guards import engine_jobs
 from virtblock.server.drivers.offline.merge_recovery import MergeRecovery
 from virtblock.server.drivers.offline.merge_spec import MERGE_TYPES
 from virtblock.server.drivers.offline.pivot import finish_pivot, is_pivoted
+from virtblock.server.drivers.offline.removing import remove_image
 from virtblock.server.drivers.offline.running_jobs import RunningJobs
 
 logger = logging.getLogger(__name__)
@@ -84,7 +85,7 @@ class Recovery:
             raise
         except VirError:
             if job.state in (JobState.NEW, JobState.RUNNING):
-                _discard_partial(job, spec)
+                _discard_partial(self._context, job, spec)
             raise
 
     def _fail_new(self, job: BlockJob, spec: CopySpec) -> None:
@@ -105,7 +106,7 @@ class Recovery:
             except PassingError:
                 raise
             except VirError as error:
-                _discard_partial(job, spec)
+                _discard_partial(self._context, job, spec)
                 copy_job.fail(error, status=BlockJobStatus.FAILED)
                 return
         self._running.add(copy_job)
@@ -118,7 +119,7 @@ class Recovery:
         self._running.add(copy_job)
 
     def _cancel(self, job: BlockJob, spec: CopySpec) -> None:
-        _discard_partial(job, spec)
+        _discard_partial(self._context, job, spec)
         self._context.jobs.transition(
             job.job_id,
             JobState.CANCELED,
@@ -194,11 +195,12 @@ def _require_unchanged_destination(job: BlockJob, spec: CopySpec) -> None:
         raise report(ErrorNumber.OPERATION_FAILED, detail)
 
 
-def _discard_partial(job: BlockJob, spec: CopySpec) -> None:
+def _discard_partial(context: Context, job: BlockJob, spec: CopySpec) -> None:
     """Removes what a killed copy left under the partial name, when it is certain to be that copy's."""
     path = spec.destination_path + PARTIAL_SUFFIX
-    if is_same_file(job.details.get("new_file"), file_identity(path)):
+    new_file = job.details.get("new_file")
+    if is_same_file(new_file, file_identity(path)):
         try:
-            os.unlink(path)
-        except OSError as error:
+            remove_image(path, context.policy, new_file)
+        except (EngineError, OSError) as error:
             logger.warning("the unfinished copy '%s' could not be removed: %s", path, error)
