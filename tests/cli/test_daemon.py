@@ -184,6 +184,14 @@ def test_a_copy_over_a_pipe_is_pivoted(shell: Shell, image: Path, tmp_path: Path
     assert shell("blockjob", "guest", "vda").stdout == "No current block job for vda\n"
 
 
+def test_a_progress_that_nobody_takes_ends_no_wait(shell: Shell, tmp_path: Path) -> None:
+    """The pivot that was asked for comes all the same."""
+    words = ["blockcopy", "guest", "vda", str(tmp_path / "copy.qcow2"), "--wait", "--verbose", "--pivot"]
+    ran = run_over_pipes(["bash", "-c", '"$@" 2>/dev/full', "bash", *shell.command(*words)])
+    assert (ran.returncode, ran.stdout) == (0, "\nSuccessfully pivoted\n")
+    assert shell("-q", "domblklist", "guest").stdout == f" vda   {tmp_path}/copy.qcow2\n"
+
+
 def test_a_copy_on_a_terminal_has_a_bar(shell: Shell, tmp_path: Path) -> None:
     words = ["blockcopy", "guest", "vda", str(tmp_path / "copy.qcow2"), "--verbose", "--finish", "--bandwidth", "1"]
     estimate = r"[KM]iB/s  ETA \d+:"

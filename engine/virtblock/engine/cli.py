@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NoReturn, TextIO
 from virtblock.engine import EngineError
 from virtblock.engine.copy_command import PARTIAL_SUFFIX, CopyReport, Course, Interrupted, Request, journal_of, run_copy
 from virtblock.engine.progress_bar import ProgressBar
+from virtblock.engine.streams import replace_closed_streams
 from virtblock.engine.units import MIB, bytes_text, parse_rate, parse_size
 
 if TYPE_CHECKING:
@@ -446,18 +447,9 @@ def main(arguments: list[str] | None = None) -> int:
         return output.interrupted(error, left_behind())
 
 
-def _replace_closed_streams() -> None:
-    """Without this an image could be opened under the number of a stream that was closed, and get its messages."""
-    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass
-    os.close(number)
-    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115  # as long as the process
-    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
-
-
 def command() -> None:
     """The console script: `main`, then the end, without taking the interpreter apart first."""
-    _replace_closed_streams()
+    replace_closed_streams()
     exit_code = main()
     os._exit(exit_code)
 

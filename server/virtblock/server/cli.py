@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
+from virtblock.engine.streams import replace_closed_streams
 from virtblock.server import logs, service_manager
 from virtblock.server.app import Daemon
 from virtblock.server.config import ENVIRONMENT_PREFIX, Config, ConfigInvalid, as_toml, load, unknown_environment
@@ -40,8 +41,10 @@ logger = logging.getLogger("virtblock.cli")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the daemon until it is stopped; the exit code."""
+    replace_closed_streams()
     options = _parser().parse_args(arguments)
     try:
+        _require_open(options.ready_fd)
         config = _load(options)
     except ConfigInvalid as error:
         return _refuse(error, EXIT_USAGE)
@@ -71,7 +74,7 @@ async def _serve(daemon: Daemon, ready_fd: int | None) -> None:
         loop.add_signal_handler(number, stop_asked.set)
     loop.add_signal_handler(signal.SIGHUP, daemon.reload_certificates)
     async with daemon:
-        print(f"virtblockd ready on {' '.join(daemon.addresses)}", file=sys.stderr, flush=True)
+        _tell(f"virtblockd ready on {' '.join(daemon.addresses)}")
         service_manager.notify(service_manager.READY)
         if ready_fd is not None:
             service_manager.signal_ready(ready_fd)
@@ -79,6 +82,16 @@ async def _serve(daemon: Daemon, ready_fd: int | None) -> None:
         service_manager.notify(service_manager.STOPPING)
     # Before the loop ends, because ending it waits for worker threads too.
     _leave_in_time(EXIT_STOPPED)
+
+
+def _require_open(ready_fd: int | None) -> None:
+    """Refuse a number that nobody passed: it would be that of a file of our own by the time it is written to."""
+    if ready_fd is None:
+        return
+    try:
+        os.fstat(ready_fd)
+    except OSError as error:
+        raise ConfigInvalid(f"ready_fd: descriptor {ready_fd} is not open: {error.strerror}") from None
 
 
 def _load(options: argparse.Namespace) -> Config:
@@ -122,8 +135,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _refuse(error: Exception, exit_code: int) -> int:
-    print(f"virtblockd: {error}", file=sys.stderr)
+    _tell(f"virtblockd: {error}")
     return exit_code
+
+
+def _tell(text: str) -> None:
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        pass  # a log that is full or that nobody reads stops no daemon
 
 
 def _leave_in_time(exit_code: int) -> None:

@@ -38,4 +38,10 @@ def signal_ready(ready_fd: int) -> None:
     except OSError as error:
         logger.warning("nobody reads the ready descriptor", extra={"fields": {"fd": ready_fd, "reason": str(error)}})
         return
-    os.close(ready_fd)
+    if ready_fd > 2:
+        os.close(ready_fd)
+        return
+    # The log would go on into whatever is opened next under a standard stream's number.
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, ready_fd)
+    os.close(null)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from virtblock.cli.event_texts import job_type_text
 from virtblock.cli.grammar import Invocation
+from virtblock.cli.output import write_aside
 from virtblock.cli.progress import percent_line, percent_of
 from virtblock.cli.records import plain
 from virtblock.cli.sizes import KIB, bandwidth_option, pretty_capacity, scaled_option
@@ -68,8 +69,7 @@ def _tell(session: Session, invocation: Invocation) -> None:
         lines = [f" {name}={value}\n" for name, value in (*figures, ("end", info.end))]
         session.output.text("".join(lines))
     else:
-        session.output.err.write(percent_line(job_type_text(info.type), percent_of(info.cur, info.end)))
-        session.output.err.flush()
+        write_aside(session.output.err, percent_line(job_type_text(info.type), percent_of(info.cur, info.end)))
         session.output.text(f"{_limit_text(info.bandwidth)}\n")
 
 

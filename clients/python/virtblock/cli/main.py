@@ -20,7 +20,7 @@ from virtblock.cli.failures import CommandError, UsageError
 from virtblock.cli.global_options import HELP, HELP_END, GlobalOptions, parse_global_options
 from virtblock.cli.grammar import Invocation, parse, split_commands
 from virtblock.cli.help_text import all_help, command_help, group_help
-from virtblock.cli.output import Output
+from virtblock.cli.output import Output, OutputLost, write_aside, write_result
 from virtblock.cli.records import own_error_data
 
 EXIT_DONE = 0
@@ -30,6 +30,7 @@ EXIT_INTERRUPTED = 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code."""
+    _replace_closed_streams()
     _survive_any_text(sys.stdout)
     _survive_any_text(sys.stderr)
     words = sys.argv[1:] if arguments is None else list(arguments)
@@ -37,10 +38,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _main(words, sys.stdout, sys.stderr)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # Who read our output has seen enough. What is still buffered must not fail once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OutputLost as lost:
+        # Who closed the pipe has seen enough.
+        if not isinstance(lost.__cause__, BrokenPipeError):
+            write_aside(sys.stderr, f"error: cannot write to standard output: {lost.__cause__}\n")
         return EXIT_FAILED
+
+
+def _replace_closed_streams() -> None:
+    """A connection must not be opened under the number of a stream that was closed, and get its messages."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(number)
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115  # as long as the process
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
 
 
 def _survive_any_text(stream: TextIO) -> None:
@@ -56,10 +67,10 @@ def _main(words: list[str], out: TextIO, err: TextIO) -> int:
         _refuse_unencodable(words)
         options = parse_global_options(words)
         if options.shows_help:
-            out.write(_global_help())
+            write_result(out, _global_help())
             return EXIT_DONE
         if options.shows_version:
-            out.write(f"{metadata.version('virtblock')}\n")
+            write_result(out, f"{metadata.version('virtblock')}\n")
             return EXIT_DONE
         invocations = _read_commands(options)
     except UsageError as error:

@@ -3,12 +3,14 @@
 
 Owns: standard output and standard error. Invariants: results on standard output; errors and progress on standard error;
 without `--quiet` an empty line ends every command's text; with `--json` standard output holds JSON and nothing else,
-one value a line.
+one value a line. A result that cannot be written ends the program; errors and progress that cannot be do not, for there
+is nobody to tell.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import unicodedata
 from collections.abc import Sequence
 from typing import Any, TextIO
@@ -17,6 +19,10 @@ from typing import Any, TextIO
 Json = Any
 
 COLUMN_GAP = "   "
+
+
+class OutputLost(Exception):
+    """Standard output takes nothing more; the cause is the OSError."""
 
 
 class Output:
@@ -32,21 +38,20 @@ class Output:
     def result(self, data: Json, text: str = "", *, extra: str = "") -> None:
         """A command's answer: `data` as JSON; else `extra` unless quiet, and `text` always, with their line ends."""
         if self.as_json:
-            self._json_line(self.out, data)
+            write_result(self.out, _json_line(data))
             return
         self.text((extra if not self.quiet else "") + text)
 
     def table(self, data: Json, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """A table with virsh's columns, without its header when quiet; `data` as JSON."""
         if self.as_json:
-            self._json_line(self.out, data)
+            write_result(self.out, _json_line(data))
         else:
             self.text(table_text([] if self.quiet else header, rows))
 
     def text(self, text: str) -> None:
         """Text on standard output, at once."""
-        self.out.write(text)
-        self.out.flush()
+        write_result(self.out, text)
         self._line_is_open = not text.endswith("\n") if text else self._line_is_open
 
     def end_command(self) -> None:
@@ -56,20 +61,43 @@ class Output:
 
     def error(self, lines: Sequence[str], data: Json) -> None:
         """An error: virsh's lines, or `data` as JSON, on standard error."""
-        self.out.flush()
         if self.as_json:
-            self._json_line(self.err, {"error": data})
+            write_aside(self.err, _json_line({"error": data}))
             return
         if self._line_is_open and self.out.isatty():
             # virsh has texts that the end of the command ends; on a terminal the error would run on in their line.
             self.text("\n")
-        for line in lines:
-            self.err.write(f"error: {line}\n")
-        self.err.flush()
+        write_aside(self.err, "".join(f"error: {line}\n" for line in lines))
 
-    def _json_line(self, stream: TextIO, data: Json) -> None:
-        stream.write(json.dumps(data, ensure_ascii=False, separators=(", ", ": ")) + "\n")
-        stream.flush()
+
+def _json_line(data: Json) -> str:
+    return json.dumps(data, ensure_ascii=False, separators=(", ", ": ")) + "\n"
+
+
+def write_result(out: TextIO, text: str) -> None:
+    """Write to standard output, at once. OutputLost when it takes nothing more."""
+    try:
+        out.write(text)
+        out.flush()
+    except OSError as error:
+        _silence(out)
+        raise OutputLost from error
+
+
+def write_aside(err: TextIO, text: str) -> None:
+    """Write an error or progress, at once, as long as it is taken."""
+    try:
+        err.write(text)
+        err.flush()
+    except OSError:
+        _silence(err)
+
+
+def _silence(stream: TextIO) -> None:
+    """What is still buffered, and all that follows, must not fail once more."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, stream.fileno())
+    os.close(null)
 
 
 def table_text(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -11,7 +11,7 @@ import os
 import time
 from typing import Protocol, TextIO
 
-from virtblock.cli.output import width_of
+from virtblock.cli.output import width_of, write_aside
 from virtblock.cli.sizes import pretty_capacity
 
 BAR_CELLS_MAX = 40
@@ -77,15 +77,13 @@ class PercentLine:
     def leave(self) -> None:
         """End the line, which virsh leaves open for a text that begins with a line end."""
         if self._shown:
-            self._stream.write("\n")
-            self._stream.flush()
+            write_aside(self._stream, "\n")
 
     def _write(self, line: str) -> None:
         if line == self._shown:
             return
         self._shown = line
-        self._stream.write(line)
-        self._stream.flush()
+        write_aside(self._stream, line)
 
 
 class Bar:
@@ -121,8 +119,7 @@ class Bar:
     def leave(self) -> None:
         """Go to the next line."""
         if self._shown:
-            self._stream.write("\n")
-            self._stream.flush()
+            write_aside(self._stream, "\n")
 
     def _measured_rate(self, cur: int) -> float:
         now_s = time.monotonic()
@@ -143,8 +140,7 @@ class Bar:
         if line == self._shown:
             return
         self._shown = line
-        self._stream.write(f"\r{line}{ERASE_TO_END}")
-        self._stream.flush()
+        write_aside(self._stream, f"\r{line}{ERASE_TO_END}")
 
     def _cells(self, share: float, cells: int) -> str:
         steps = len(self._eighths)
