@@ -114,15 +114,17 @@ def _parser() -> argparse.ArgumentParser:
     option = parser.add_argument
     option("--listen", action="append", metavar="unix:PATH|HOST:PORT", help="where to listen; unix:PATH also makes "
            "PATH-ro, on which nothing can be changed (repeatable)")  # fmt: skip
-    option("--state-dir", type=Path, metavar="DIR", help="where domains, jobs and events are kept; private, one daemon")
+    option(
+        "--state-dir", type=_path, metavar="DIR", help="where domains, jobs and events are kept; private, one daemon"
+    )
     option("--connection", action="append", metavar="URI", help="a hypervisor to offer, the first is the default one "
            "(repeatable)")  # fmt: skip
-    option("--allow-path", action="append", type=Path, metavar="DIR", help="open images below this folder only "
+    option("--allow-path", action="append", type=_path, metavar="DIR", help="open images below this folder only "
            "(repeatable; required for HOST:PORT)")  # fmt: skip
     option("--config", metavar="FILE", help='a TOML file with the same names, as in state_dir = "…"')
-    option("--tls-cert", type=Path, metavar="FILE", help="certificate chain for HOST:PORT, PEM")
-    option("--tls-key", type=Path, metavar="FILE", help="its private key, PEM, not encrypted")
-    option("--tls-client-ca", type=Path, metavar="FILE", help="ask every client for a certificate of this authority")
+    option("--tls-cert", type=_path, metavar="FILE", help="certificate chain for HOST:PORT, PEM")
+    option("--tls-key", type=_path, metavar="FILE", help="its private key, PEM, not encrypted")
+    option("--tls-client-ca", type=_path, metavar="FILE", help="ask every client for a certificate of this authority")
     option("--insecure", action="store_const", const=True, help="allow HOST:PORT without TLS, on loopback only")
     option(
         "--strict-libvirt", action="store_const", const=True, help="refuse disks of shut-off domains as libvirt does"
@@ -132,6 +134,13 @@ def _parser() -> argparse.ArgumentParser:
     option("--ready-fd", type=int, metavar="N", help="write a line to this descriptor when ready, and close it")
     option("--version", action="version", version=f"virtblockd {metadata.version('virtblock')}")
     return parser
+
+
+def _path(text: str) -> Path:
+    # The current folder, as pathlib has it, is never what a variable that is not set was to mean.
+    if not text:
+        raise argparse.ArgumentTypeError("must be a path that is not empty")
+    return Path(text)
 
 
 def _refuse(error: Exception, exit_code: int) -> int:

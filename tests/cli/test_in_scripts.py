@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Standard streams of `virtblock` and `virtblockd` that are closed, full or gone."""
+"""What scripts get wrong: standard streams of `virtblock` and `virtblockd` closed or full, variables not set."""
 
 from __future__ import annotations
 
@@ -108,3 +108,11 @@ def test_a_ready_descriptor_that_is_not_open_is_refused(number: str, tmp_path: P
     assert done.stdout == f"virtblockd: ready_fd: descriptor {number} is not open: Bad file descriptor\n"
     assert done.returncode == 2
     assert not (tmp_path / "state").exists()
+
+
+@pytest.mark.parametrize("option", ["--state-dir", "--allow-path", "--tls-key"])
+def test_an_empty_path_is_not_the_current_folder(option: str) -> None:
+    """What a variable that is not set becomes in a script must not open the folder that one happens to stand in."""
+    done = shell("", SCRIPTS / "virtblockd", option, "", "--print-config")
+    assert done.returncode == 2
+    assert f"argument {option}: must be a path that is not empty" in done.stdout
