@@ -148,9 +148,14 @@ def test_definition_gives_the_format_that_no_image_records(
     content[place : place + 4] = b"\x12\x34\x56\x78"
     top.write_bytes(content)
     domain = house.define(disk_xml(top), disk_xml(chain.top, target="vdb"))
-    with pytest.raises(VirError, match="format of backing image") as caught:
+    with pytest.raises(VirError) as caught:
         house.rebase(domain, tmp_path / "copy.qcow2")
-    assert (caught.value.number, caught.value.domain) == (55, 18)
+    assert (caught.value.number, caught.value.domain, caught.value.message) == (
+        55,
+        18,
+        f"Requested operation is not valid: format of backing image '{base}' of image '{top}' was not specified in the"
+        " image metadata (See https://libvirt.org/kbase/backing_chains.html for troubleshooting)",
+    )
     below = f"<backingStore type='file'><format type='raw'/><source file='{base}'/></backingStore>"
     house.define(disk_xml(top, more=below), disk_xml(chain.top, target="vdb"))
     house.copied(domain, tmp_path / "copy.qcow2")

@@ -43,6 +43,8 @@ def opening_error(error: EngineError, top_path: str, policy: PathPolicy) -> VirE
         ids = f"(as uid:{os.geteuid()}, gid:{os.getegid()})"
         detail = f"Cannot access backing file '{error.path}' of storage file '{parent}' {ids}"
         return system_error(error.errno, detail, domain=ErrorDomain.STORAGE)
+    if error.kind == "backing-format":
+        return _format_not_recorded(error, policy)
     return vir_error(error)
 
 
@@ -105,6 +107,17 @@ def _backing_format(error: EngineError) -> VirError:
 def _space(error: EngineError) -> VirError:
     place = f": '{error.path}'" if error.path else ""
     return system_error(errno.ENOSPC, f"{error.reason}{place}")
+
+
+def _format_not_recorded(error: EngineError, policy: PathPolicy) -> VirError:
+    """libvirt's text, with the name as the image records it."""
+    try:
+        backing = inspect(error.path, "qcow2", policy).backing_path
+    except EngineError:
+        return vir_error(error)
+    images = f"format of backing image '{backing}' of image '{error.path}'"
+    detail = f"{images} was not specified in the image metadata (See {KBASE} for troubleshooting)"
+    return report(ErrorNumber.OPERATION_INVALID, detail, domain=ErrorDomain.STORAGE)
 
 
 def _reported(number: ErrorNumber, domain: int = ErrorDomain.QEMU) -> Callable[[EngineError], VirError]:
