@@ -232,6 +232,22 @@ def test_snapshots(disk: Disk, qemu_img: Any) -> None:
     assert (disk.folder / "old").read_bytes() == disk.content
 
 
+def test_a_base_that_cannot_grow(
+    tmp_path: Path, qemu_img: Any, qemu_io: Any, make_image: Any, sha256_of: Callable[[Path], str]
+) -> None:
+    """A disk with internal snapshots keeps its size. It is said at once, and the base keeps its bitmaps too."""
+    base = make_image(tmp_path / "base.qcow2", "qcow2", 100 * KIB, writes=[(0, 100 * KIB, 1)])
+    qemu_img("snapshot", "-c", "one", base)
+    qemu_img("bitmap", "--add", base, "changes")
+    top = qemu_img.create(tmp_path / "top.qcow2", "qcow2", DISK_BYTES, backing=base.name, backing_format="qcow2")
+    qemu_io(top, "qcow2", "write -P 2 1M 64k")
+    before = sha256_of(base)
+    with pytest.raises(EngineError, match="internal snapshots") as caught:
+        Merge.commit([(str(top), "qcow2")], ANY_PATH, top_index=0, base_index=1)
+    assert caught.value.kind == "unsupported"
+    assert sha256_of(base) == before
+
+
 @pytest.mark.parametrize("is_damaged", [False, True])
 def test_failed_in_the_middle(
     is_damaged: bool, small_folder: Path, tmp_path: Path, qemu_img: Any, qemu_io: Any

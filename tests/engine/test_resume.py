@@ -143,6 +143,30 @@ def test_nothing_to_resume(job: Job) -> None:
         assert not job.journal.exists()
 
 
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("options", [{}, {"compression": "zlib"}, {"reuse": True}])
+def test_a_journal_is_none_of_the_images(job: Job, resume: bool, options: dict[str, Any], qemu_img: Any) -> None:
+    """What lies at a journal's place is removed; source, backing file and destination are not, by any name."""
+    overlay = qemu_img.create(
+        job.source.with_name("overlay"), "qcow2", DISK_BYTES, backing=job.source, backing_format="raw"
+    )
+    other_name = job.source.with_name("link")
+    os.link(job.source, other_name)
+    content = job.source.read_bytes()
+    if options.get("reuse"):
+        qemu_img.create(job.destination, "qcow2", DISK_BYTES)
+    of_destination = [job.destination] if options.get("reuse") else [job.destination, job.partial]
+    for place in (overlay, job.source, other_name, *of_destination):
+        with Chain([(str(overlay), "qcow2")], ANY_PATH) as chain:
+            with pytest.raises(EngineError, match="same file as an image of the copy") as caught:
+                open_copy(chain, job, "qcow2", journal_path=str(place), resume=resume, **options)
+            assert caught.value.kind == "same-file"
+    assert job.source.read_bytes() == content == other_name.read_bytes()
+    qemu_img.check(overlay)
+    if options.get("reuse"):
+        qemu_img.check(job.destination)
+
+
 def test_a_lost_partial_file_is_begun_anew(job: Job) -> None:
     """The journal speaks of a file that is gone."""
     killed(job)
@@ -447,6 +471,20 @@ def test_command_with_nothing_to_resume(job: Job, copy_command: Command) -> None
     done = copy_command("--resume", job.source, job.destination)
     assert done.returncode == 0
     assert "Nothing to resume: the copy was made from the beginning\n" in done.stdout
+
+
+def test_command_with_another_file_for_a_journal(job: Job, copy_command: Command) -> None:
+    """It is not removed, whoever's it is."""
+    notes = job.source.with_name("notes")
+    notes.write_text("years of work\n")
+    content = job.source.read_bytes()
+    for place in (notes, job.source):
+        done = copy_command("--journal", place, job.source, job.destination)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert f"is no journal: '{place}'" in done.stderr
+    assert notes.read_text() == "years of work\n"
+    assert job.source.read_bytes() == content
+    assert not job.destination.exists()
 
 
 def test_command_compressed(job: Job, copy_command: Command) -> None:

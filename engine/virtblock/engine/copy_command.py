@@ -27,6 +27,7 @@ Result = TypeVar("Result")
 
 JOURNAL_SUFFIX = ".virtblock-journal"
 PARTIAL_SUFFIX = ".virtblock-partial"
+_JOURNAL_MAGIC = b"VBjrnl01"  # core/journal.c
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -167,6 +168,7 @@ def run_copy(request: Request, bar: ProgressBar | None = None, course: Course | 
     Must run in the main thread, because only that may watch signals.
     """
     course = course or Course()
+    _require_no_other_file(request.journal)
     policy = PathPolicy(_source_folders(request), data_files=dict(request.data_files))
     with SignalWatch() as watch, Chain([(request.source, request.source_format)], policy) as source:
         _require_images_of(source, request.data_files)
@@ -227,6 +229,16 @@ def _existing_folder_of(path: str) -> str:
 
 def _source_folders(request: Request) -> list[str]:
     return [_existing_folder_of(request.source), *request.allow_paths]
+
+
+def _require_no_other_file(journal: str | None) -> None:
+    """A journal replaces what is at its place, so that must not be somebody's file whose name was typed by mistake."""
+    if journal is None or not os.path.isfile(journal):
+        return
+    with open(journal, "rb") as file:
+        head = file.read(len(_JOURNAL_MAGIC))
+    if head not in (b"", _JOURNAL_MAGIC):
+        raise EngineError("exists", "The file is there already and is no journal", path=journal)
 
 
 def _require_images_of(source: Chain, data_files: tuple[tuple[str, str], ...]) -> None:

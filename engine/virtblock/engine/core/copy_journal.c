@@ -4,6 +4,7 @@
 
 #include <signal.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 #include "point.h"
@@ -107,16 +108,62 @@ static int forget_merged(struct vb_copy *copy)
 	return 0;
 }
 
+static bool is_image_of(const struct vb_copy *copy, const struct vb_file *file)
+{
+	for (size_t index = 0; index < vb_chain_depth(copy->source); index++) {
+		const struct vb_layer *layer = vb_chain_layer(copy->source, index);
+
+		if (vb_file_is_same(vb_layer_file(layer), file) || vb_file_is_same(vb_layer_data_file(layer), file))
+			return true;
+	}
+	return vb_file_is_same(&copy->destination->file, file);
+}
+
+/* A new destination's name, which is on an empty file until the end; every other destination is written under its own. */
+static bool is_at_destination(const struct vb_copy *copy, const struct vb_file *file, struct vb_error *error)
+{
+	const char *path = copy->destination->file.path;
+	size_t length = strlen(path), suffix_length = strlen(VB_PARTIAL_SUFFIX);
+	struct vb_journal_place place = {.folder_fd = -1};
+	struct vb_file named;
+	bool is_same = false;
+	char *name;
+
+	if (length <= suffix_length || strcmp(path + length - suffix_length, VB_PARTIAL_SUFFIX) != 0)
+		return false;
+	name = strndup(path, length - suffix_length);
+	if (name && vb_journal_find_place(name, &place, error) == 0)
+		is_same = vb_journal_find_file(&place, &named, error) == 1 && vb_file_is_same(&named, file);
+	vb_journal_leave_place(&place);
+	free(name);
+	return is_same;
+}
+
+/* Whatever lies where the journal will be is removed, now or at the end: it must be none of the copy's own files. */
+static int find_place(const struct vb_copy *copy, struct vb_journal_place *place, struct vb_error *error)
+{
+	struct vb_error ignored;
+	struct vb_file there;
+	int found;
+
+	if (vb_journal_find_place(copy->options.journal_path, place, error))
+		return -1;
+	found = vb_journal_find_file(place, &there, error);
+	if (found == 1 && (is_image_of(copy, &there) || is_at_destination(copy, &there, &ignored)))
+		found = vb_fail(error, VB_ERROR_SAME_FILE, 0, place->path, -1, "The journal is the same file as an image of the copy");
+	return found < 0 ? -1 : 0;
+}
+
 /* This copy keeps none, and what another left is none of its own. */
 static int remove_stale(const struct vb_copy *copy, struct vb_error *error)
 {
-	struct vb_journal_place place;
+	struct vb_journal_place place = {.folder_fd = -1};
+	int result = find_place(copy, &place, error);
 
-	if (vb_journal_find_place(copy->options.journal_path, &place, error))
-		return -1;
-	vb_journal_remove(&place);
+	if (result == 0)
+		vb_journal_remove(&place);
 	vb_journal_leave_place(&place);
-	return 0;
+	return result;
 }
 
 bool vb_copy_has_found(const struct vb_copy *copy)
@@ -178,7 +225,7 @@ int vb_copy_open_journal(struct vb_copy *copy, struct vb_error *error)
 	pthread_cond_init(&journal->wake, &monotonic);
 	pthread_condattr_destroy(&monotonic);
 	copy->journal = journal;
-	if (vb_journal_find_place(copy->options.journal_path, &journal->place, error))
+	if (find_place(copy, &journal->place, error))
 		return -1;
 	if (!copy->options.resume) {
 		vb_journal_remove(&journal->place);

@@ -43,6 +43,8 @@ struct vb_writer *vb_image_open_merged(const struct vb_policy *policy, const str
 /* Opens for writing what `layer` has open for reading; DENIED if another file has taken its name. */
 int vb_image_reopen(const struct vb_policy *policy, const struct vb_layer *layer, struct vb_file *file, struct vb_error *error);
 
+/* Whether a qcow2 image could be given that size; nothing is changed. */
+int vb_qcow2_check_growth(const struct vb_writer *writer, uint64_t size_bytes, struct vb_error *error);
 /* Grows a qcow2 image opened by vb_image_open_writable or vb_image_open_merged; `backing_bytes` is the virtual size of its backing file, 0 if none. */
 int vb_qcow2_grow(struct vb_writer *writer, uint64_t size_bytes, uint64_t backing_bytes, struct vb_error *error);
 

@@ -176,6 +176,23 @@ void vb_journal_leave_place(struct vb_journal_place *place)
 	*place = (struct vb_journal_place){.folder_fd = -1};
 }
 
+int vb_journal_find_file(const struct vb_journal_place *place, struct vb_file *found, struct vb_error *error)
+{
+	int fd = vb_sys->openat(place->folder_fd, place->name, O_PATH | O_NOFOLLOW | O_CLOEXEC, 0);
+	struct stat status;
+	int result;
+
+	if (fd < 0)
+		return errno == ENOENT ? 0 : vb_fail(error, VB_ERROR_SYSTEM, errno, place->path, -1, "Cannot open the journal");
+	result = vb_sys->fstat(fd, &status) == 0 ? 1 : vb_fail(error, VB_ERROR_SYSTEM, errno, place->path, -1, "Cannot read the journal's status");
+	vb_sys->close(fd);
+	if (result == 1 && !S_ISREG(status.st_mode))
+		return vb_fail(error, VB_ERROR_FORMAT, 0, place->path, -1, "The journal is not a file");
+	if (result == 1)
+		*found = (struct vb_file){.fd = -1, .folder_fd = -1, .device = status.st_dev, .inode = status.st_ino};
+	return result;
+}
+
 void vb_journal_remove(const struct vb_journal_place *place)
 {
 	vb_sys->unlinkat(place->folder_fd, place->name, 0);

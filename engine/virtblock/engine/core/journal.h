@@ -63,6 +63,8 @@ struct vb_journal_place {
 
 int vb_journal_find_place(const char *path, struct vb_journal_place *place, struct vb_error *error);
 void vb_journal_leave_place(struct vb_journal_place *place);
+/* 1: a file lies there, and *found says which one it is; 0: none does; negative: error. */
+int vb_journal_find_file(const struct vb_journal_place *place, struct vb_file *found, struct vb_error *error);
 /* Removes the file, if there is one. What comes of it is of no interest: a stale journal is recognised. */
 void vb_journal_remove(const struct vb_journal_place *place);
 

@@ -265,6 +265,8 @@ static int open_writer(struct vb_merge *merge, const struct vb_policy *policy, s
 	if (!merge->writer)
 		return -1;
 	merge->size_bytes = merge->span.is_commit ? committed_size(merge) : merge->writer->spec.virtual_size_bytes;
+	if (merge->writer->spec.format == VB_FORMAT_QCOW2 && vb_qcow2_check_growth(merge->writer, merge->size_bytes, error))
+		return -1;
 	return check_device(merge, error);
 }
 

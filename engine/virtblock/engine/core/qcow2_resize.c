@@ -12,10 +12,21 @@
 #include "qcow2_inplace.h"
 #include "sys.h"
 
-static int check_growth(const struct inplace_writer *self, uint64_t size_bytes, uint64_t l1_bytes, struct vb_error *error)
+static uint64_t tables_needed(const struct vb_qcow2_header *header, uint64_t size_bytes)
 {
-	const struct vb_qcow2_header *header = &self->header;
+	uint64_t span_bytes = vb_qcow2_table_span_bytes(header);
 
+	return size_bytes / span_bytes + (size_bytes % span_bytes != 0);
+}
+
+int vb_qcow2_check_growth(const struct vb_writer *writer, uint64_t size_bytes, struct vb_error *error)
+{
+	const struct inplace_writer *self = (const struct inplace_writer *)writer;
+	const struct vb_qcow2_header *header = &self->header;
+	uint64_t l1_bytes = tables_needed(header, size_bytes) * sizeof(uint64_t);
+
+	if (size_bytes == header->size_bytes)
+		return 0;
 	if (size_bytes < header->size_bytes)
 		return vb_fail(error, VB_ERROR_UNSUPPORTED, 0, self->base.file.path, -1,
 			       "A qcow2 image cannot be shrunk (from %llu to %llu bytes)", (unsigned long long)header->size_bytes,
@@ -173,18 +184,14 @@ int vb_qcow2_grow(struct vb_writer *writer, uint64_t size_bytes, uint64_t backin
 {
 	struct inplace_writer *self = (struct inplace_writer *)writer;
 	struct vb_qcow2_header old = self->header;
-	uint64_t span_bytes = vb_qcow2_table_span_bytes(&old);
 
 	size_bytes = (size_bytes + 511) / 512 * 512;
-
-	uint64_t needed = size_bytes / span_bytes + (size_bytes % span_bytes != 0);
-
-	if (check_growth(self, size_bytes, needed * sizeof(uint64_t), error))
+	if (vb_qcow2_check_growth(writer, size_bytes, error))
 		return -1;
 	if (size_bytes == old.size_bytes)
 		return 0;
 	if (vb_qcow2_begin_change(self, error) || clear_old_tail(self, backing_bytes, error) ||
-	    extend_tables(self, needed, error))
+	    extend_tables(self, tables_needed(&old, size_bytes), error))
 		return -1;
 	writer->spec.virtual_size_bytes = size_bytes;
 	if (hide_backing(self, old.size_bytes, backing_bytes, error) || vb_qcow2_checkpoint(self, error) ||
