@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from live.guests import Guest
@@ -18,8 +19,9 @@ from live.stack import CALLER, Stack, selector, until
 from virtblock.server.core.errors import ConnectionLost, ErrorNumber, VirError
 from virtblock.server.core.flags import BlockRebaseFlags
 from virtblock.server.core.jobs import JobFilter, Origin
-from virtblock.server.core.model import BlockJob, JobState
+from virtblock.server.core.model import BlockJob, BlockJobType, JobState
 from virtblock.server.drivers.libvirt import binding, following
+from virtblock.server.drivers.libvirt.starting import JobRequest
 
 COPY = int(BlockRebaseFlags.COPY)
 
@@ -86,6 +88,37 @@ def test_a_start_whose_answer_was_lost_with_the_connection(
         assert stack.states(guest.uuid)[0] is JobState.NEW
     finally:
         stack.close()
+
+
+@pytest.mark.parametrize("is_repeated", [True, False], ids=["repeated", "looked for"])
+def test_a_start_that_libvirt_did_not_begin_is_nobodys_job(
+    stack: Stack, make_guest: Callable[..., Guest], is_repeated: bool
+) -> None:
+    """Neither once the same request has begun another job, nor once libvirt was asked for the jobs that it has."""
+    guest = make_guest()
+    path = str(copy_path(guest))
+    follower, domain = stack.driver._follower, stack.driver.domain_lookup_by_uuid(guest.uuid)
+    request = JobRequest(BlockJobType.COPY, COPY, 0, False, path, "qcow2")
+
+    def begin(call: Callable[[Any], object]) -> str:
+        return follower.begin(domain, "vda", request, Origin("unix", "request-1", "digest"), call)
+
+    def lose(found: Any) -> None:
+        raise ConnectionLost(ErrorNumber.INTERNAL_ERROR, "client socket is closed")
+
+    with pytest.raises(ConnectionLost):
+        begin(lose)
+    if is_repeated:
+        job_id = begin(lambda found: found.blockRebase("vda", path, 0, COPY))
+        stack.wait_for(job_id, JobState.READY)
+        stack.blocks.block_job_abort(CALLER, selector(guest.uuid), "vda", 0)
+    else:
+        follower.take_up()
+    copy_path(guest).unlink(missing_ok=True)
+    guest.domain.blockRebase("vda", path, 0, COPY)
+    until(lambda: any(job.state is JobState.READY for job in jobs_of(stack, guest)), "READY of somebody else's job")
+    job = jobs_of(stack, guest)[0]
+    assert (job.request_id, job.destination_path) == ("", path)
 
 
 def test_a_start_that_was_never_asked_for_leaves_no_record(

@@ -169,7 +169,7 @@ class Follower:
         for job in self._live_jobs():
             if job.domain_uuid not in running:
                 self._fail(job, "the domain was stopped while it was not watched")
-        self._starter.give_up(lambda uuid: uuid not in running)
+        self._starter.give_up(lambda job: job.domain_uuid not in running)
         workers = ThreadPoolExecutor(TAKE_UP_THREAD_COUNT, thread_name_prefix=f"take-up-{self._uri}")
         looks = [workers.submit(self._take_up_domain, uuid, domain) for uuid, domain in running.items()]
         workers.shutdown(wait=False)
@@ -183,7 +183,7 @@ class Follower:
                 for job in self._live_jobs_of(uuid):
                     self._look_at(job)
                 self._adopt_all(uuid, domain)
-                self._starter.give_up(uuid.__eq__)
+                self._starter.give_up(lambda job: job.domain_uuid == uuid)
         except Exception as error:  # it may have been stopped meanwhile; the others are to be looked at
             logger.warning("the jobs of domain %s cannot be looked up: %s", uuid, error)
 

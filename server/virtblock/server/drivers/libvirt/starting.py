@@ -147,6 +147,7 @@ class Starter:
     def _accept(self, start: StartRecord, request: JobRequest) -> str:
         job = start.job
         self._clear(job.domain_uuid, job.disk)
+        self.give_up(lambda other: (other.domain_uuid, other.disk) == (job.domain_uuid, job.disk))
         is_mirroring = request.type in (BlockJobType.COPY, BlockJobType.ACTIVE_COMMIT)
         if is_mirroring and not (job.destination_path and job.destination_format):
             disk = self._look(job.domain_uuid, job.disk)  # libvirt chose, and tells
@@ -169,10 +170,10 @@ class Starter:
                     return start
         return None
 
-    def give_up(self, is_settled: Callable[[str], bool]) -> None:
-        """Withdraws what was not claimed of domains (by UUID) where every job that libvirt has was looked at."""
+    def give_up(self, is_settled: Callable[[BlockJob], bool]) -> None:
+        """Withdraws what was not claimed where every job that libvirt has was looked at, or another was begun since."""
         with self._lock:
-            given_up = [start for start in self._unanswered if is_settled(start.job.domain_uuid)]
+            given_up = [start for start in self._unanswered if is_settled(start.job)]
             self._unanswered = [start for start in self._unanswered if start not in given_up]
         for start in given_up:
             self._jobs.withdraw(start)
