@@ -30,3 +30,10 @@ def test_every_option_in_the_guide_exists() -> None:
     refused |= {"--pass-fds", "--verbose", "--strict-libvirt"}
     known = {f"--{option.name}" for command in COMMANDS.values() for option in command.options}
     assert set(re.findall(r"--[a-z][a-z-]+", commands)) - known == refused - known
+
+
+def test_every_answer_in_json_is_in_the_guide() -> None:
+    table = GUIDE.partition("## JSON")[2].partition("An error is one line")[0]
+    named = {name for row in re.findall(r"^\|(.*?)\|", table, re.MULTILINE) for name in re.findall(r"`([a-z-]+)`", row)}
+    changing = {"create", "start", "suspend", "resume", "shutdown", "destroy", "save", "managedsave"}
+    assert set(COMMANDS) - named <= changing

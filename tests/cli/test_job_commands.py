@@ -9,6 +9,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -20,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from virtblock.cli.block_map_drawing import ddrescue_text, map_lines, svg_text
+from virtblock.cli.job_commands import _narrowed
 from virtblock.client import (
     BlockJob,
     BlockJobEvent,
@@ -189,6 +191,19 @@ def test_top_shows_rate_time_and_what_was_written_again(virtblock: Virtblock, jo
     assert lines[2].split()[-7:] == ["25", "%", "10.0", "MiB/s", "0:08", "5.00", "MiB"]
     [said] = map(json.loads, virtblock("top", "--json").out.splitlines())
     assert said["jobs"][0]["redirtied_bytes"] == 5 * MIB
+    assert datetime.fromisoformat(said["time"]).utcoffset() == timedelta(0)
+
+
+@pytest.mark.parametrize(
+    ("columns", "gone"), [(200, set()), (79, {"Job"}), (68, {"Job", "Type"}), (50, {"Job", "Type", "Re-dirtied"})]
+)
+def test_a_narrow_top_keeps_rate_and_time_left(columns: int, gone: set[str]) -> None:
+    header = ["Job", "Domain", "Disk", "Type", "State", "Done", "Rate", "Left", "Re-dirtied"]
+    row = ["vb-0660f950bb514e164d171db849", "guest", "vda", "Block Copy", "running", "25 %", "10 MiB/s", "0:08", "0 B"]
+    lines = _narrowed([header, row], columns).splitlines()
+    assert set(header) - set(lines[0].split()) == gone
+    assert "10 MiB/s   0:08" in lines[2]
+    assert columns == 50 or max(map(len, lines)) <= columns
 
 
 def test_top_of_a_hypervisors_job_knows_no_plan(virtblock: Virtblock, client: FakeClient) -> None:

@@ -7,8 +7,8 @@ Invariant: none of them changes a job; Ctrl-C ends the looking and nothing else.
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ from virtblock.cli.event_texts import job_type_text
 from virtblock.cli.failures import CommandError
 from virtblock.cli.grammar import INT32_MAX, Invocation
 from virtblock.cli.interrupts import INTERRUPTED, TIMED_OUT, Inbox, Woken, caught_interrupt
-from virtblock.cli.output import printable, table_text
+from virtblock.cli.output import printable, table_text, width_of
 from virtblock.cli.progress import can_encode, columns_of, duration_text, make_display, percent_of, rate_text
 from virtblock.cli.records import plain
 from virtblock.client import BlockJob, BlockJobFilter, BlockJobProgress, BlockJobState, VirError
@@ -35,6 +35,8 @@ PROGRESS_INTERVAL_S = 0.5
 TOP_INTERVAL_S = 1.0
 CLEAR_SCREEN = "\x1b[H\x1b[J"
 _TOP_HEADER = ("Job", "Domain", "Disk", "Type", "State", "Done", "Rate", "Left", "Re-dirtied")
+# What a terminal that is too narrow goes without, one after the other: `jobs` has the ids.
+_TOP_DISPENSABLE = ("Job", "Type", "Re-dirtied")
 
 
 def run_jobs(session: Session, invocation: Invocation) -> None:
@@ -229,14 +231,28 @@ def run_top(session: Session, invocation: Invocation) -> None:
 def _show_top(session: Session, jobs: list[BlockJob]) -> None:
     if session.output.as_json:
         rows = [{**plain(job), "redirtied_bytes": _redirtied_bytes(job)} for job in jobs]
-        session.output.result({"time": time.time(), "jobs": rows})
+        session.output.result({"time": datetime.now(UTC).isoformat(), "jobs": rows})
         return
-    text = table_text(_TOP_HEADER, [_top_row(job) for job in jobs])
+    table = [list(_TOP_HEADER), *(_top_row(job) for job in jobs)]
     if _can_redraw(session):
         # A line that wraps would tear the table.
         columns = columns_of(session.output.out) - 1
-        text = CLEAR_SCREEN + "".join(f"{line[:columns]}\n" for line in text.splitlines())
-    session.output.text(text)
+        lines = _narrowed(table, columns).splitlines()
+        session.output.text(CLEAR_SCREEN + "".join(f"{line[:columns]}\n" for line in lines))
+    else:
+        session.output.text(table_text(table[0], table[1:]))
+
+
+def _narrowed(table: list[list[str]], columns: int) -> str:
+    """The table, with as few columns left out as its width asks for."""
+    text = table_text(table[0], table[1:])
+    for name in _TOP_DISPENSABLE:
+        if max(width_of(line) for line in text.splitlines()) <= columns:
+            break
+        place = table[0].index(name)
+        table = [[*row[:place], *row[place + 1 :]] for row in table]
+        text = table_text(table[0], table[1:])
+    return text
 
 
 def _top_row(job: BlockJob) -> list[str]:
