@@ -51,10 +51,10 @@ class Authority:
         """What trusts everything that this authority issued."""
         return self.certificate_path.read_bytes()
 
-    def issue(self, common_name: str, *, uri: str = "") -> KeyPair:
-        """A certificate for localhost, for servers and clients alike."""
+    def issue(self, common_name: str, *, uri: str = "", has_common_name: bool = True) -> KeyPair:
+        """A certificate for localhost, for servers and clients alike; without the name in it only the files have it."""
         key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)] if has_common_name else [])
         names: list[x509.GeneralName] = [
             x509.DNSName("localhost"),
             x509.IPAddress(ipaddress.ip_address("127.0.0.1")),

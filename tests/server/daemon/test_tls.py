@@ -57,6 +57,8 @@ def test_a_client_of_the_authority_is_let_in_by_name(
     for client, principal in (
         (authority.issue("control-plane"), "tls:CN=control-plane"),
         (authority.issue("workload", uri="spiffe://example.org/mover"), "tls:spiffe://example.org/mover"),
+        (authority.issue("located", uri="https://example.org/mover"), "tls:URI=https://example.org/mover"),
+        (authority.issue("nameless", has_common_name=False), "tls:SAN=localhost"),
     ):
         credentials = grpc.ssl_channel_credentials(authority.certificate, client.key, client.certificate)
         answer = dial(target, credentials).connect.GetType(REQUEST, timeout=CALL_TIMEOUT_S)

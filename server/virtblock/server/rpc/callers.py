@@ -39,8 +39,8 @@ class CallerRule:
     read_only: bool = False
 
     def caller_of(self, context: grpc.aio.ServicerContext[Any, Any]) -> Caller:
-        """The caller of one call: `unix`, `tcp`, `tls:CN=…`, `tls:spiffe://…`, `tls:SAN=…` or, without certificate,
-        `tls`.
+        """The caller of one call: `unix`, `tcp`, `tls:spiffe://…`, `tls:URI=…`, `tls:CN=…`, `tls:SAN=…` or, without
+        certificate or name, `tls`.
         """
         if self.transport is not Transport.TLS:
             return Caller(read_only=self.read_only, principal=self.transport.value)
@@ -55,6 +55,7 @@ def tls_principal(auth_context: Mapping[str, Iterable[bytes]]) -> str:
         (_COMMON_NAME_KEY, "CN="),
         (_ALTERNATIVE_NAME_KEY, "SAN="),
     ):
-        for value in auth_context.get(key, ()):
+        # A certificate without a common name has an empty one for grpc.
+        for value in filter(None, auth_context.get(key, ())):
             return f"{Transport.TLS.value}:{prefix}{value.decode('utf-8', 'replace')}"
     return Transport.TLS.value
