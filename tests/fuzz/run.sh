@@ -26,7 +26,7 @@ fi
 
 input_limit() {
 	case "$1" in
-	fuzz_bitmap | fuzz_compressed | fuzz_deflate) echo 8192 ;;
+	fuzz_bitmap | fuzz_compressed | fuzz_deflate | fuzz_inflate) echo 8192 ;;
 	fuzz_header) echo 32768 ;;
 	*) echo 131072 ;;
 	esac
@@ -36,7 +36,7 @@ input_limit() {
 short_run_inputs() {
 	case "$1" in
 	fuzz_header) echo 500000 ;;
-	fuzz_inplace) echo 20000 ;;
+	fuzz_inplace | fuzz_inflate) echo 20000 ;;
 	fuzz_qcow2_bitmaps | fuzz_journal) echo 12000 ;;
 	fuzz_refcounts) echo 8000 ;;
 	fuzz_deflate) echo 2000 ;;

@@ -12,7 +12,9 @@ import struct
 import subprocess
 import sys
 import tempfile
+import zlib
 from pathlib import Path
+from random import Random
 
 INPLACE_CONTROLS = (
     bytes.fromhex("0200068514017d00"),  # write, zero near the end, write; as a destination
@@ -179,6 +181,25 @@ def journal_inputs() -> list[bytes]:
     return inputs
 
 
+def stream_inputs() -> list[bytes]:
+    """The length that a stream decodes to, and the stream: every kind of block, long enough for the quick way."""
+    random = Random(3)
+    contents = [
+        b"",
+        bytes(8000),
+        random.randbytes(3000),
+        bytes(random.choices(b"etaoin shrdlu", k=6000)),
+        b"".join(b"%x " % random.getrandbits(random.choice((8, 8, 40))) for _ in range(2500)),
+        b"".join(bytes([random.randrange(9)]) * random.randrange(1, 90) for _ in range(200)),
+    ]
+    inputs = []
+    for content in contents:
+        for level, strategy in ((0, 0), (6, 0), (6, zlib.Z_FIXED), (6, zlib.Z_HUFFMAN_ONLY)):
+            packer = zlib.compressobj(level, zlib.DEFLATED, -12, 9, strategy)
+            inputs.append(struct.pack(">H", len(content)) + packer.compress(content) + packer.flush())
+    return inputs
+
+
 def bitmap_inputs() -> list[bytes]:
     inputs = []
     for granules in (0, 1, 8, 63, 64, 65, 1000, 5000):
@@ -205,6 +226,7 @@ def main() -> None:
     write_seeds(folder / "fuzz_compressed", [*compressed_inputs(images), STREAM_AT_THE_END])
     write_seeds(folder / "fuzz_bitmap", bitmap_inputs())
     write_seeds(folder / "fuzz_deflate", content_inputs())
+    write_seeds(folder / "fuzz_inflate", stream_inputs())
     write_seeds(folder / "fuzz_journal", journal_inputs())
 
 

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Owns: the calls into libdeflate, zlib and zstd.
+ * Owns: which decoder has the first try, and the calls into libdeflate, zlib and zstd.
  *
- * Deflate: a raw stream. libdeflate, which is quicker, has the first try and is believed when the stream ends and has filled the cluster.
- * Whatever it says otherwise, zlib decides, called as QEMU calls it: the stream may go on behind the cluster's end or lack its last
- * bits; all that counts is that it fills the cluster. zstd: one or more whole frames until the cluster is full; each frame is decoded in one call, straight into its place, so no
- * window is allocated however large a one the frame asks for.
+ * Deflate: a raw stream. The quick ones have the first try and are believed when the stream ends and has filled the cluster: our own
+ * (inflate.h), or libdeflate, which is ahead on small clusters and on those that are mostly runs.
+ * Whatever they say otherwise, zlib decides, called as QEMU calls it: the stream may go on behind the cluster's end or lack its last
+ * bits; all that counts is that it fills the cluster. zstd: one or more whole frames until the cluster is full; each frame is decoded in
+ * one call, straight into its place, so no window is allocated however large a one the frame asks for.
  */
 #define ZLIB_CONST
 #include "decompress.h"
@@ -16,9 +17,16 @@
 #include <zlib.h>
 #include <zstd.h>
 
+#include "inflate.h"
+
 #define QCOW2_WINDOW_BITS (-12)
+/* Below either, our own decoder's tables cost more than its steps gain. */
+#define INFLATE_CLUSTER_BYTES_MIN (16u * 1024)
+#define INFLATE_RATIO_MAX 5u
 
 struct vb_decompressor {
+	struct vb_inflater *inflater;
+	bool has_tried_inflater;
 	struct libdeflate_decompressor *deflate;
 	z_stream inflate;
 	bool inflate_is_ready;
@@ -34,6 +42,7 @@ void vb_decompressor_free(struct vb_decompressor *decompressor)
 {
 	if (decompressor == NULL)
 		return;
+	vb_inflater_free(decompressor->inflater);
 	libdeflate_free_decompressor(decompressor->deflate);
 	if (decompressor->inflate_is_ready)
 		inflateEnd(&decompressor->inflate);
@@ -62,10 +71,23 @@ static const char *decode_as_qemu(struct vb_decompressor *decompressor, const vo
 	return NULL;
 }
 
-/* Without memory for libdeflate zlib does it all. */
+static bool decode_by_inflater(struct vb_decompressor *decompressor, const void *input, size_t input_length, void *output,
+			       size_t output_length)
+{
+	if (output_length < INFLATE_CLUSTER_BYTES_MIN || input_length < output_length / INFLATE_RATIO_MAX)
+		return false;
+	if (!decompressor->has_tried_inflater)
+		decompressor->inflater = vb_inflater_new();
+	decompressor->has_tried_inflater = true;
+	return decompressor->inflater != NULL && vb_inflate(decompressor->inflater, input, input_length, output, output_length);
+}
+
+/* Without memory for the quick ones zlib does it all. */
 static const char *decode_deflate(struct vb_decompressor *decompressor, const void *input, size_t input_length, void *output,
 				  size_t output_length)
 {
+	if (decode_by_inflater(decompressor, input, input_length, output, output_length))
+		return NULL;
 	if (decompressor->deflate == NULL)
 		decompressor->deflate = libdeflate_alloc_decompressor();
 	/* Without a place for the decoded length, nothing but a full cluster is a success. */
