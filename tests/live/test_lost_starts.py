@@ -158,14 +158,3 @@ def test_a_job_that_is_being_begun_is_taken_up_with_its_destination(
         assert job.destination_path == str(copy_path(guest))
     finally:
         stack.close()
-
-
-def test_text_that_cannot_be_given_to_c_is_refused(stack: Stack, make_guest: Callable[..., Guest]) -> None:
-    guest = make_guest()
-    with pytest.raises(VirError) as refused:
-        stack.blocks.block_rebase(CALLER, selector(guest.uuid), "vda", "/x\0y", 0, COPY)
-    assert refused.value.number == ErrorNumber.INVALID_ARG
-    with pytest.raises(VirError) as not_found:
-        stack.blocks.get_block_job_info(CALLER, selector(guest.uuid), "vd\0a", 0)
-    assert not_found.value.number == ErrorNumber.INVALID_ARG
-    assert jobs_of(stack, guest) == []

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 import libvirt
 import libvirt_qemu
 
-from virtblock.server.core.errors import ConnectionLost, ErrorDomain, ErrorNumber, VirError, report
+from virtblock.server.core.errors import ConnectionLost, ErrorDomain, ErrorNumber, VirError
 from virtblock.server.drivers.libvirt.lines import Lines
 
 T = TypeVar("T")
@@ -173,7 +173,7 @@ class Binding:
         """`function(connection)`; libvirt's error as VirError."""
         connection = self._require()
         try:
-            return _made(function, connection)
+            return function(connection)
         except libvirt.libvirtError as error:
             raise self._judge(connection, error) from None
 
@@ -187,7 +187,7 @@ class Binding:
         if may_wait:
             return self._on_line(uuid, function)
         try:
-            return _made(function, self._handle(connection, uuid))
+            return function(self._handle(connection, uuid))
         except libvirt.libvirtError as error:
             raise self._judge(connection, error) from None
 
@@ -203,7 +203,7 @@ class Binding:
     def _on_line(self, uuid: str, function: Callable[[Any], T]) -> T:
         with self._lines.taken() as line:
             try:
-                return _made(function, line.domain(uuid))
+                return function(line.domain(uuid))
             except libvirt.libvirtError as error:
                 failure = vir_error(error)
                 if failure.number not in _LOST_NUMBERS or (line.connection is not None and _is_alive(line.connection)):
@@ -332,16 +332,6 @@ class Binding:
             except libvirt.libvirtError as failure:
                 logger.debug("closing %s: %s", self._uri, failure)
         _close(connection)
-
-
-def _made(function: Callable[[Any], T], subject: Any) -> T:
-    """The answer of a call. INVALID_ARG for text that cannot be given to C."""
-    try:
-        return function(subject)
-    except ValueError as error:
-        if "embedded null" not in str(error):
-            raise
-        raise report(ErrorNumber.INVALID_ARG, str(error)) from None
 
 
 def _close(connection: Any) -> None:
