@@ -242,6 +242,22 @@ def test_destination_is_the_source(
     assert is_untouched(source)
 
 
+@pytest.mark.parametrize("layer", ["top", "backing"])
+@pytest.mark.parametrize("resume", [False, True])
+def test_partial_name_is_the_source(layer: str, resume: bool, tmp_path: Path, qemu_img: Any) -> None:
+    """What lies under the partial name is removed as left over, unless the copy itself is made from it."""
+    left = noisy_raw(tmp_path / "copy.virtblock-partial", MIB, [(0, MIB)])
+    content = left.read_bytes()
+    overlay = qemu_img.create(tmp_path / "overlay", "qcow2", MIB, backing=left, backing_format="raw")
+    top = (str(left), "raw") if layer == "top" else (str(overlay), "qcow2")
+    options: dict[str, Any] = {"journal_path": str(tmp_path / "journal"), "resume": True} if resume else {}
+    with Chain([top], ANY_PATH) as chain, pytest.raises(EngineError) as caught:  # type: ignore[list-item]
+        Copy(chain, str(tmp_path / "copy"), "qcow2", ANY_PATH, **options)
+    assert (caught.value.kind, caught.value.path) == ("same-file", str(left))
+    assert left.read_bytes() == content
+    assert not (tmp_path / "copy").exists()
+
+
 def test_empty_raw_source_is_not_its_own_destination(tmp_path: Path) -> None:
     """A disk of no bytes looks like a new destination; it is still the source."""
     disk = tmp_path / "disk.raw"

@@ -79,11 +79,32 @@ static int reopen_partial(const struct vb_policy *policy, const char *path, uint
 	return -1;
 }
 
-static int make_partial(const struct vb_policy *policy, const char *path, const struct stat *wanted, const struct vb_file *target,
-			struct vb_file *partial, struct vb_error *error)
+/* What lies under the partial name is removed, so it must be none of the source's images. */
+static int check_left(const struct vb_file *target, char *path, const struct vb_chain *source, struct vb_error *error)
+{
+	int fd = vb_sys->openat(target->folder_fd, path + (target->name - target->path), O_PATH | O_NOFOLLOW | O_CLOEXEC, 0);
+	struct stat status;
+	int number;
+
+	if (fd < 0)
+		return errno == ENOENT ? 0 : vb_fail(error, VB_ERROR_SYSTEM, errno, path, -1, "Cannot open what an earlier copy left");
+	number = vb_sys->fstat(fd, &status) ? errno : 0;
+	vb_sys->close(fd);
+	if (number)
+		return vb_fail(error, VB_ERROR_SYSTEM, number, path, -1, "Cannot examine what an earlier copy left");
+
+	const struct vb_file left = {.path = path, .device = status.st_dev, .inode = status.st_ino};
+
+	return vb_destination_check_source(&left, source, error);
+}
+
+static int make_partial(const struct vb_policy *policy, char *path, const struct stat *wanted, const struct vb_file *target,
+			const struct vb_chain *source, struct vb_file *partial, struct vb_error *error)
 {
 	const char *name = path + (target->name - target->path);
 
+	if (check_left(target, path, source, error))
+		return -1;
 	if (vb_sys->unlinkat(target->folder_fd, name, 0) && errno != ENOENT)
 		return vb_fail(error, VB_ERROR_SYSTEM, errno, path, -1, "Cannot remove what an earlier copy left");
 	if (vb_policy_open(policy, path, O_RDWR | O_CREAT | O_EXCL, 0600, partial, error))
@@ -95,8 +116,9 @@ static int make_partial(const struct vb_policy *policy, const char *path, const 
 	return -1;
 }
 
-static int open_partial(const struct vb_policy *policy, const struct vb_file *target, const struct stat *wanted, uint64_t resumed_inode,
-			struct vb_file *partial, enum vb_new_file_state *state, struct vb_error *error)
+static int open_partial(const struct vb_policy *policy, const struct vb_file *target, const struct stat *wanted,
+			const struct vb_chain *source, uint64_t resumed_inode, struct vb_file *partial, enum vb_new_file_state *state,
+			struct vb_error *error)
 {
 	size_t length = strlen(target->path);
 	char *path = malloc(length + sizeof(VB_PARTIAL_SUFFIX));
@@ -110,7 +132,7 @@ static int open_partial(const struct vb_policy *policy, const struct vb_file *ta
 
 	*state = result == 1 ? VB_NEW_FILE_UNFINISHED : VB_NEW_FILE_FRESH;
 	if (result == 0)
-		result = make_partial(policy, path, wanted, target, partial, error);
+		result = make_partial(policy, path, wanted, target, source, partial, error);
 	free(path);
 	return result < 0 ? -1 : 0;
 }
@@ -155,7 +177,7 @@ int vb_new_file_open(const struct vb_policy *policy, const char *path, bool excl
 		vb_file_close(target);
 		return -1;
 	}
-	if (open_partial(policy, target, &status, resumed_inode, partial, state, error)) {
+	if (open_partial(policy, target, &status, source, resumed_inode, partial, state, error)) {
 		remove_created(target);
 		vb_file_close(target);
 		return -1;
