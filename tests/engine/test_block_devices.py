@@ -91,3 +91,39 @@ def test_device_is_the_source(loop_device: Callable[[int], Path], qemu_img: Any,
         copy_image(device, "qcow2", alias, "qcow2")
     assert caught.value.kind == "same-file"
     assert device.read_bytes() == before
+
+
+@pytest.mark.parametrize("is_written", [False, True])
+def test_a_resumed_copy_of_a_device_that_was_written_is_refused(
+    loop_device: Callable[[int], Path], tmp_path: Path, is_written: bool
+) -> None:
+    """A device has no time of change; the kernel counts what is written to it."""
+    device, destination = loop_device(8 * MIB), tmp_path / "copy.raw"
+    more: dict[str, Any] = {"journal_path": str(tmp_path / "journal")}
+    with Chain([(str(device), "raw")], ANY_PATH) as chain:
+        copy = Copy(chain, str(destination), "raw", ANY_PATH, bandwidth_bytes_per_s=MIB // 8, **more)
+        thread = threading.Thread(target=_run_until_cancelled, args=[copy])
+        thread.start()
+        while copy.progress().moved_bytes == 0:
+            thread.join(0.01)
+        copy.keep_unfinished(True)
+        copy.cancel()
+        thread.join()
+        copy.close()
+    if is_written:
+        with device.open("r+b") as file:
+            file.seek(4 * MIB)
+            file.write(b"\x11" * 4096)
+            file.flush()
+            os.fsync(file.fileno())
+        with Chain([(str(device), "raw")], ANY_PATH) as chain, pytest.raises(EngineError) as caught:
+            Copy(chain, str(destination), "raw", ANY_PATH, resume=True, **more).close()
+        assert (caught.value.kind, caught.value.path) == ("changed", str(device))
+        assert "was written" in caught.value.reason
+        return
+    with Chain([(str(device), "raw")], ANY_PATH) as chain:
+        copy = Copy(chain, str(destination), "raw", ANY_PATH, resume=True, **more)
+        copy.run()
+        assert copy.is_resumed
+        copy.close()
+    assert destination.read_bytes() == device.read_bytes()

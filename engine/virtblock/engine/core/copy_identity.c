@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "copy_journal.h"
+#include "device_state.h"
 #include "sys.h"
 
 #define HEAD_BYTES (64u * 1024)
@@ -63,7 +64,9 @@ static int identify_file(const struct vb_file *file, struct vb_journal_layer *la
 		return vb_fail(error, VB_ERROR_SYSTEM, errno, file->path, -1, "Cannot read the image's status");
 	layer->inode = file->inode;
 	layer->size_bytes = file->size_bytes;
-	if (!file->is_block_device)
+	if (file->is_block_device)
+		layer->modified_ns = vb_device_state(file->device);
+	else
 		layer->modified_ns = (uint64_t)status.st_mtim.tv_sec * 1000000000ull + (uint64_t)status.st_mtim.tv_nsec;
 	head = malloc(HEAD_BYTES);
 	if (!head)
@@ -136,6 +139,9 @@ static int check_layer(const struct vb_layer *layer, const struct vb_journal_lay
 		return vb_fail(error, VB_ERROR_CHANGED, 0, file->path, -1,
 			       "The source had a length of %llu bytes when the job was begun and has %llu now",
 			       (unsigned long long)found->size_bytes, (unsigned long long)now->size_bytes);
+	if (found->modified_ns != now->modified_ns && file->is_block_device)
+		return vb_fail(error, VB_ERROR_CHANGED, 0, file->path, -1,
+			       "The source device was written after the job was begun, or the host was started anew");
 	if (found->modified_ns != now->modified_ns)
 		return vb_fail(error, VB_ERROR_CHANGED, 0, file->path, -1,
 			       "The source was modified after the job was begun (at %llu.%09llu, before at %llu.%09llu)",

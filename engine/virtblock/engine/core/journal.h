@@ -23,11 +23,11 @@ struct vb_mark {
 
 struct vb_mark vb_mark_of(const void *bytes, size_t length);
 
-/* An image of the source as it was. Of a block device, and of the image that the job itself writes, only what stays is filled. */
+/* An image of the source as it was. Of the image that the job itself writes only what stays is filled. */
 struct vb_journal_layer {
 	uint64_t inode;
 	uint64_t size_bytes;
-	uint64_t modified_ns;
+	uint64_t modified_ns;       /* of a block device: vb_device_state */
 	struct vb_mark head;        /* of its first bytes */
 	struct vb_mark data_file;   /* the same of its external data file, in one; zeros: it has none */
 };
