@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -153,6 +154,20 @@ def test_no_folders_allow_any_path(inside: Path) -> None:
     with Chain([(str(inside / "disk.raw"), "raw")], ANY_PATH):
         pass
     assert ANY_PATH.check("/no/such/file") == "/no/such/file"
+
+
+def test_a_name_that_cannot_be_resolved_is_told(
+    policy: PathPolicy, inside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a link is swapped for a folder between the two looks at it."""
+
+    def swapped(name: str) -> str:
+        raise OSError(errno.EINVAL, "Invalid argument", name)
+
+    monkeypatch.setattr(os.path, "realpath", swapped)
+    with pytest.raises(EngineError, match="cannot be resolved") as caught:
+        policy.check(str(inside / "disk.raw"))
+    assert (caught.value.kind, caught.value.errno) == ("system", errno.EINVAL)
 
 
 def test_policy_checks_files_to_come(policy: PathPolicy, inside: Path) -> None:

@@ -52,7 +52,11 @@ cdef class PathPolicy:
 
     def check(self, path):
         """The resolved path; EngineError `denied` outside the folders. Only advice: opening checks by itself."""
-        resolved = os.path.realpath(os.fsdecode(_encoded(path)))
+        name = os.fsdecode(_encoded(path))
+        try:
+            resolved = os.path.realpath(name)
+        except OSError as error:  # a link that became something else while it was resolved
+            raise EngineError("system", "The path cannot be resolved", errno=error.errno, path=name) from None
         if not self.folders:
             return resolved
         for folder in self.folders:
