@@ -258,6 +258,31 @@ def test_partial_name_is_the_source(layer: str, resume: bool, tmp_path: Path, qe
     assert not (tmp_path / "copy").exists()
 
 
+@pytest.mark.parametrize("image_format", ["raw", "qcow2"])
+@pytest.mark.parametrize("replaces", [False, True])
+def test_what_came_to_the_destination_meanwhile_stays(replaces: bool, image_format: Any, tmp_path: Path) -> None:
+    """Who knows nothing of locks may use the name while the copy runs; the finished copy does not take its place."""
+    disk, destination = noisy_raw(tmp_path / "disk.raw", MIB, [(0, MIB)]), tmp_path / "copy"
+    with Chain([(str(disk), "raw")], ANY_PATH) as chain, Copy(chain, str(destination), image_format, ANY_PATH) as copy:
+        if replaces:
+            destination.rename(tmp_path / "moved")
+        destination.write_text("somebody's")
+        with pytest.raises(EngineError, match="while the copy ran") as caught:
+            copy.run()
+    assert (caught.value.kind, caught.value.path) == ("exists", str(destination))
+    assert destination.read_text() == "somebody's"
+    assert not list(tmp_path.glob("*partial*"))
+
+
+def test_a_destination_whose_name_went_meanwhile(tmp_path: Path) -> None:
+    """The copy gets it all the same."""
+    disk, destination = noisy_raw(tmp_path / "disk.raw", MIB, [(0, MIB)]), tmp_path / "copy"
+    with Chain([(str(disk), "raw")], ANY_PATH) as chain, Copy(chain, str(destination), "raw", ANY_PATH) as copy:
+        destination.unlink()
+        copy.run()
+    assert destination.read_bytes() == disk.read_bytes()
+
+
 def test_empty_raw_source_is_not_its_own_destination(tmp_path: Path) -> None:
     """A disk of no bytes looks like a new destination; it is still the source."""
     disk = tmp_path / "disk.raw"

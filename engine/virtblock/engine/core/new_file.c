@@ -79,19 +79,27 @@ static int reopen_partial(const struct vb_policy *policy, const char *path, uint
 	return -1;
 }
 
-/* What lies under the partial name is removed, so it must be none of the source's images. */
-static int check_left(const struct vb_file *target, char *path, const struct vb_chain *source, struct vb_error *error)
+/* What lies in the destination's folder under a name. 1: *status is its; 0: nothing does; negative: error. */
+static int look_at(const struct vb_file *target, const char *path, struct stat *status, struct vb_error *error)
 {
 	int fd = vb_sys->openat(target->folder_fd, path + (target->name - target->path), O_PATH | O_NOFOLLOW | O_CLOEXEC, 0);
-	struct stat status;
 	int number;
 
 	if (fd < 0)
-		return errno == ENOENT ? 0 : vb_fail(error, VB_ERROR_SYSTEM, errno, path, -1, "Cannot open what an earlier copy left");
-	number = vb_sys->fstat(fd, &status) ? errno : 0;
+		return errno == ENOENT ? 0 : vb_fail(error, VB_ERROR_SYSTEM, errno, path, -1, "Cannot open what lies there");
+	number = vb_sys->fstat(fd, status) ? errno : 0;
 	vb_sys->close(fd);
-	if (number)
-		return vb_fail(error, VB_ERROR_SYSTEM, number, path, -1, "Cannot examine what an earlier copy left");
+	return number == 0 ? 1 : vb_fail(error, VB_ERROR_SYSTEM, number, path, -1, "Cannot examine what lies there");
+}
+
+/* What lies under the partial name is removed, so it must be none of the source's images. */
+static int check_left(const struct vb_file *target, char *path, const struct vb_chain *source, struct vb_error *error)
+{
+	struct stat status;
+	int found = look_at(target, path, &status, error);
+
+	if (found <= 0)
+		return found;
 
 	const struct vb_file left = {.path = path, .device = status.st_dev, .inode = status.st_ino};
 
@@ -198,10 +206,23 @@ static int sync_folder(const struct vb_file *file, struct vb_error *error)
 	return result;
 }
 
+/* Who knows nothing of our lock may have put something there meanwhile, or into the empty file; the rename would be its end. */
+static int check_still_empty(const struct vb_file *target, struct vb_error *error)
+{
+	struct stat status;
+	int found = look_at(target, target->path, &status, error);
+
+	if (found <= 0 || (status.st_dev == target->device && status.st_ino == target->inode && status.st_size == 0))
+		return found < 0 ? -1 : 0;
+	return vb_fail(error, VB_ERROR_EXISTS, 0, target->path, -1, "Something else was put at the destination while the copy ran");
+}
+
 int vb_new_file_publish(struct vb_writer *writer, struct vb_file *target, struct vb_error *error)
 {
 	struct vb_file *file = &writer->file;
 
+	if (check_still_empty(target, error))
+		return -1;
 	if (vb_sys->renameat(file->folder_fd, file->name, target->folder_fd, target->name))
 		return vb_fail(error, VB_ERROR_SYSTEM, errno, target->path, -1,
 			       "Cannot give the finished copy the destination's name");
