@@ -302,6 +302,17 @@ def test_closing_wakes_a_waiting_abort(scene: Any) -> None:
     assert it.house.jobs.get(job_id).state is JobState.CANCELED
 
 
+@pytest.mark.parametrize("flags", [0, PIVOT])
+def test_an_end_that_is_asked_for_after_the_close_changes_nothing(scene: Any, flags: int) -> None:
+    it = scene(hold_run=False)
+    job_id = it.start()
+    it.house.wait_ready(job_id)
+    it.house.driver.close()
+    with pytest.raises(VirError, match="the server is stopping"):
+        it.abort(flags)
+    assert it.house.jobs.get(job_id).state is JobState.READY
+
+
 def test_closing_while_the_images_are_opened(scene: Any) -> None:
     it = scene(hold_open=True)
     starting = it.in_thread(it.start)

@@ -198,6 +198,7 @@ class EngineJob(ABC):
             check(self.job)
             if self._wish is Wish.FINISH:
                 return
+            self._require_not_parked()
             self.context.jobs.transition(self.job_id, JobState.ABORTING)
             self._wish = Wish.ABORT
             if self._is_running and self._work is not None:
@@ -217,6 +218,7 @@ class EngineJob(ABC):
         with self._lock:
             check(self.job)
             self._require_pivotable()
+            self._require_not_parked()
             self.context.jobs.transition(self.job_id, JobState.PIVOTING)
             self._wish = Wish.FINISH
             self._lock.notify_all()
@@ -285,6 +287,11 @@ class EngineJob(ABC):
             reason=reason,
             **changes,
         )
+
+    def _require_not_parked(self) -> None:
+        """The thread is gone: an end that is asked for now would come at the next start, after this call has failed."""
+        if self._is_parking.is_set() and self.ended.is_set():
+            raise report(ErrorNumber.OPERATION_ABORTED, "the server is stopping")
 
     def _require_no_wish(self) -> None:
         """An abort or the server's end may come while the images are opened; the starting call tells."""
