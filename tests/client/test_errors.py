@@ -9,6 +9,7 @@ import pickle
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -102,6 +103,18 @@ def test_no_server_is_38_from_7_and_says_what_to_do(socket_dir: Path, front_end:
         f"start it with: virtblockd --listen {target}"
     )
     assert error.code is grpc.StatusCode.UNAVAILABLE
+
+
+def test_a_socket_that_is_not_for_this_user_says_whose_it_is() -> None:
+    """To start another server would help nobody."""
+    details = "failed to connect to all addresses; last error: UNKNOWN: unix:/s: Permission denied"
+    call: Any = SimpleNamespace(code=lambda: grpc.StatusCode.UNAVAILABLE, details=lambda: details)
+    error = errors._without_detail(call, server="unix:/s", rpc="GetURI", timeout_s=None)
+    assert (error.number, error.int1) == (38, errno.EACCES)
+    assert str(error) == (
+        "cannot connect to virtblockd at unix:/s: Permission denied; "
+        "the socket is for root and the daemon's group, the read-only one beside it for everybody"
+    )
 
 
 def test_server_that_goes_away_is_38_from_7(server: FakeServer, front_end: FrontEnd) -> None:

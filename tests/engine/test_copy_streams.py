@@ -8,10 +8,14 @@ import os
 import pty
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from engine.sources import MIB, command_line, noisy_raw
+
+from virtblock.engine.cli import _Output
+from virtblock.engine.copy_command import CopyReport, Request
 
 
 @pytest.fixture
@@ -111,3 +115,18 @@ def test_names_do_not_steer_the_terminal(tmp_path: Path) -> None:
     done = shell("", tmp_path / "a\x1b[31m\x9b.raw", tmp_path / "copy")
     assert done.returncode == 1
     assert "/a\\x1b[31m\\x9b.raw'" in done.stdout
+
+
+def test_a_resumed_copy_tells_what_it_moved_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    """What an earlier run had done is in neither its amount nor its rate."""
+    progress: Any = SimpleNamespace(
+        total_bytes=60 * MIB, resumed_bytes=40 * MIB, size_bytes=64 * MIB, elapsed_ns=2 * 10**9,
+        read_bytes=0, written_bytes=0, stored_bytes=0, shared_bytes=0, zero_bytes=0,
+    )  # fmt: skip
+    request = Request("a.raw", "raw", "b.raw", resume=True)
+    report = CopyReport(request, "/a.raw", "raw", "/b.raw", "raw", "full", "none", progress, None, is_resumed=True)
+    assert report.fields()["bytes_per_s"] == 10 * MIB
+    _Output(as_json=False).done(report)
+    resumed, copied = capsys.readouterr().out.splitlines()
+    assert resumed == "Resumed: 40.0 MiB were there already"
+    assert copied.startswith("Copied 20.0 MiB of a 64.0 MiB disk in 2.00 s (10.0 MiB/s): ")

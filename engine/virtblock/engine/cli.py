@@ -324,7 +324,7 @@ class _Output:
         if self._as_json:
             return self._json(EXIT_DONE, "done", report.fields())
         lines = [_how_resumed(report)] if report.request.resume else []
-        moved_bytes, size_bytes = report.progress.total_bytes, report.progress.size_bytes
+        moved_bytes, size_bytes = report.moved_bytes, report.progress.size_bytes
         verified = ", verified" if report.verified else ""
         ratio = report.compression_ratio
         compressed = "" if ratio is None else f", {report.compression} to {ratio:.1%}"

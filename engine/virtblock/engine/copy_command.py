@@ -77,6 +77,11 @@ class CopyReport(NamedTuple):
         """Wall time of the copy, from planning until all is on the disk."""
         return self.progress.elapsed_ns / 1e9
 
+    @property
+    def moved_bytes(self) -> int:
+        """What this run moved: without what an earlier one had done."""
+        return self.progress.total_bytes - self.progress.resumed_bytes
+
     def rate_of(self, count_bytes: int) -> float:
         """Bytes per second over the whole copy."""
         return count_bytes / self.seconds if self.seconds > 0 else 0.0
@@ -109,7 +114,7 @@ class CopyReport(NamedTuple):
             "shared_bytes": progress.shared_bytes,
             "zero_bytes": progress.zero_bytes,
             "seconds": round(self.seconds, 6),
-            "bytes_per_s": round(self.rate_of(progress.total_bytes)),
+            "bytes_per_s": round(self.rate_of(self.moved_bytes)),
             "read_bytes_per_s": round(self.rate_of(progress.read_bytes)),
             "written_bytes_per_s": round(self.rate_of(progress.written_bytes)),
             "verified": self.verified,

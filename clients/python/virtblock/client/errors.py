@@ -150,10 +150,10 @@ def _without_detail(error: FailedCall, *, server: str, rpc: str, timeout_s: floa
         number = ErrorNumber.SYSTEM_ERROR
         int1 = next((each for each in _CONNECT_ERRNOS if os.strerror(each) in details), -1)
         cause = details if int1 == -1 else os.strerror(int1)
-        message = (
-            f"cannot connect to virtblockd at {server}: {cause}; is it running? "
-            f"start it with: virtblockd --listen {server.removesuffix('-ro')}"
-        )
+        advice = f"is it running? start it with: virtblockd --listen {server.removesuffix('-ro')}"
+        if int1 == errno.EACCES:
+            advice = "the socket is for root and the daemon's group, the read-only one beside it for everybody"
+        message = f"cannot connect to virtblockd at {server}: {cause}; {advice}"
     elif code is grpc.StatusCode.DEADLINE_EXCEEDED:
         number = ErrorNumber.OPERATION_TIMEOUT
         time = "in time" if timeout_s is None else f"within {timeout_s:g} s"
