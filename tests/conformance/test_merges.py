@@ -280,7 +280,8 @@ def test_commit_keeps_a_relative_reference(relative: Merged) -> None:
 
 def test_without_relative_the_reference_is_absolute(relative: Merged) -> None:
     relative.wait(relative.route.commit("guest", "vda", str(relative.files[0]), str(relative.files[1])))
-    assert relative.qemu_img.info(relative.files[2])["backing-filename"] == str(relative.files[0])
+    as_found = f"{relative.top.parent}/../low/../lower/base.qcow2"
+    assert relative.qemu_img.info(relative.files[2])["backing-filename"] == as_found
 
 
 def test_an_absolute_reference_on_the_way_is_no_relative_relationship(relative: Merged) -> None:

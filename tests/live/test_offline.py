@@ -220,7 +220,7 @@ def test_a_pull_and_the_commits(stack: Stack, make_guest: MakeGuest) -> None:
     stack.wait_for(job.job_id, JobState.COMPLETED)
     assert str(middle) not in definition(committed)
     assert str(base) in definition(committed)
-    assert not middle.exists()
+    until(lambda: not middle.exists(), "the committed image is removed")
     assert content(top) == data
 
     flags = int(BlockCommitFlags.ACTIVE)

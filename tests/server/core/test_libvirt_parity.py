@@ -246,10 +246,6 @@ def _argument_checks() -> dict[str, Case]:
             lambda v: v.told("virDomainSnapshotLookupByName", v.dom, None, 0),
             lambda a: a.domain.revert_to_snapshot(CALLER, SELECTOR, None, 0),
         ),
-        "revert flags": (
-            lambda v: v.told("virDomainRevertToSnapshot", v.snap, 3),
-            lambda a: a.domain.revert_to_snapshot(CALLER, SELECTOR, "s1", 3),
-        ),
         "detach": (
             lambda v: v.told("virDomainDetachDevice", v.dom, b""),
             lambda a: a.domain.detach_device(CALLER, SELECTOR, ""),
